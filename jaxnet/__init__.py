@@ -52,6 +52,7 @@ from jaxnet.layers.sequence import bidirectional as bidirectional
 from jaxnet.layers.sequence import last_step as last_step
 from jaxnet.layers.shape import flatten as flatten
 from jaxnet.layers.transformer import transformer_block as transformer_block
+from jaxnet.ops.attention import Segments as Segments
 from jaxnet.ops.product import product as product
 from jaxnet.ops.product import rows as rows
 from jaxnet.rewriting.accelerate import accelerate as accelerate

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, as_layer, compose
+from jaxnet.core.inputs import call_with, first_and_further, inputs_of_all
 from jaxnet.core.names import free_name
 from jaxnet.services.checks import check_type
 
@@ -17,6 +18,12 @@ def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
     Args:
       layers: Layers or plain functions, such as `jax.nn.relu`.
       name: Name of the layer.
+
+    Input:
+      The input of the first layer. If layers have inputs behind the first, such as the mask of
+      `transformer_block`, they are inputs of `serial` too: (x, mask), or a dict by name. Each layer
+      that has an input of such a name gets it unchanged. A layer that reads sequences, such as
+      `gru`, gets a mask as its lengths.
 
     Returns:
       A layer, from the input of the first layer to the output of the last one.
@@ -40,14 +47,15 @@ def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
       array([ 0.202, -0.1  ], dtype=float32)
     """
     _check_layers("serial", layers)
+    names = inputs_of_all(layers)
 
-    def forward(m, x):
+    def forward(m, given):
+        x, further = first_and_further(names, given)
         for layer in layers:
-            x = m(layer, x)
+            x = call_with(m, layer, x, further)
         return x
 
-    first = getattr(layers[0], "inputs", ()) if layers else ()
-    return compose(Calls(layers, forward), name=name, kind="serial").replace(inputs=first)
+    return compose(Calls(layers, forward), name=name, kind="serial").replace(inputs=names)
 
 
 def parallel(*layers: Layer | Callable[..., Any], name: str = "parallel") -> Layer:
@@ -116,10 +124,12 @@ def residual(
     """
     layers = (layer,) if shortcut is None else (layer, shortcut)
     _check_layers("residual", layers)
+    names = inputs_of_all(layers)
 
-    def forward(m, x):
-        y = m(layer, x)
-        x = x if shortcut is None else m(shortcut, x)
+    def forward(m, given):
+        x, further = first_and_further(names, given)
+        y = call_with(m, layer, x, further)
+        x = x if shortcut is None else call_with(m, shortcut, x, further)
         added, kept = jax.tree.map(jnp.shape, y), jax.tree.map(jnp.shape, x)
         if added != kept or isinstance(y, tuple | list | dict):  # the sum of two tuples joins them
             raise ValueError(
@@ -129,7 +139,7 @@ def residual(
             )
         return y + x
 
-    return compose(Calls(layers, forward), name=name, kind="residual")
+    return compose(Calls(layers, forward), name=name, kind="residual").replace(inputs=names)
 
 
 class Calls(NamedTuple):

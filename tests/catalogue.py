@@ -178,13 +178,13 @@ ROWS = [
     Row(
         "additive_attention",
         lambda: jn.layers.additive_attention(6, return_weights=True),
-        (spec((2, 3, 4)), spec((2, 5, 7)), spec((2,), jnp.int32)),
+        {"x": spec((2, 3, 4)), "memory": spec((2, 5, 7)), "mask": spec((2,), jnp.int32)},
         high=6,
     ),
     Row(
         "additive_attention-one",
         lambda: jn.layers.additive_attention(6),
-        (spec((2, 4)), spec((2, 5, 7))),
+        {"x": spec((2, 4)), "memory": spec((2, 5, 7))},
     ),
     Row(
         "multi_head_attention",
@@ -205,7 +205,7 @@ ROWS = [
     Row(
         "multi_head_attention-cross",
         lambda: jn.multi_head_attention(4, kv_heads=2, features=5, return_weights=True),
-        (spec((2, 3, 8)), spec((2, 5, 7)), spec((2, 3, 5), jnp.bool_)),
+        {"x": spec((2, 3, 8)), "memory": spec((2, 5, 7)), "mask": spec((2, 3, 5), jnp.bool_)},
     ),
     Row(
         "multi_head_attention-normed",
@@ -241,7 +241,7 @@ ROWS = [
         lambda: jn.transformer_block(
             2, 6, causal=True, cross=True, gated=True, dropout_rate=0.2, norm=jn.rms_norm
         ),
-        (spec((2, 3, 8)), spec((2, 5, 7)), spec((2,), jnp.int32)),
+        {"x": spec((2, 3, 8)), "memory": spec((2, 5, 7)), "memory_mask": spec((2,), jnp.int32)},
         high=6,
         train="random",
     ),

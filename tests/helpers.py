@@ -169,3 +169,9 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 def shapes(tree: Any) -> Any:
     """The shape of each array."""
     return jax.tree.map(jnp.shape, tree)
+
+
+def beside_memory(x, memory, mask=None):
+    """The input of a layer that attends from x to a memory."""
+    given = {"x": x, "memory": memory}
+    return given if mask is None else given | {"mask": mask}

@@ -226,13 +226,13 @@ def sinusoidal(x):
     return found
 
 
-def additive(p, queries, memory, lengths=None):
-    single = queries.ndim == 2
-    q = (queries[:, None] if single else queries) @ p["query"]["kernel"]
+def additive(p, x, memory, mask=None):
+    single = x.ndim == 2
+    q = (x[:, None] if single else x) @ p["query"]["kernel"]
     k = memory @ p["key"]["kernel"]
     scores = (np.tanh(q[:, :, None] + k[:, None]) @ p["score"]["kernel"])[..., 0]
-    if lengths is not None:
-        gone = np.arange(memory.shape[1]) >= np.asarray(lengths)[:, None, None]
+    if mask is not None:
+        gone = np.arange(memory.shape[1]) >= np.asarray(mask)[:, None, None]
         scores = np.where(gone, -np.inf, scores)
     weights = nowhere_is_0(scores)
     y = weights @ memory
@@ -308,12 +308,12 @@ def block_with_norms_around(p, x, scale, residual):
     return x + residual * layer_norm(p["mlp_out_norm"], dense(p["mlp_out"], y))
 
 
-def decoder_block(p, x, memory, lengths, norm=rms_norm, gated=True):
+def decoder_block(p, x, memory, memory_mask, norm=rms_norm, gated=True):
     """In evaluation: causal, then to the memory, then an MLP."""
     y = norm(p["attention_norm"], x)
     x = x + attention(p["attention"], y, y, near(x.shape[1], x.shape[1], 0))[0]
     y = norm(p["cross_norm"], x)
-    x = x + attention(p["cross_attention"], y, memory, until(lengths, memory.shape[1]))[0]
+    x = x + attention(p["cross_attention"], y, memory, until(memory_mask, memory.shape[1]))[0]
     y = norm(p["mlp_norm"], x)
     gate = dense(p["mlp_gate"], y) if gated else 1
     return x + dense(p["mlp_out"], gelu(dense(p["mlp_in"], y)) * gate)
@@ -635,8 +635,8 @@ VALUES: dict[str, Value] = {
     "learned_positions": stateless(lambda p, x: x + p["embedding"][: x.shape[1]]),
     "learned_positions-given": stateless(lambda p, x: x[0] + p["embedding"][np.asarray(x[1])]),
     "sinusoidal_positions": of_input(sinusoidal),
-    "additive_attention": stateless(lambda p, x: additive(p, *x)),
-    "additive_attention-one": stateless(lambda p, x: additive(p, *x)[0]),
+    "additive_attention": stateless(lambda p, x: additive(p, **x)),
+    "additive_attention-one": stateless(lambda p, x: additive(p, **x)[0]),
     "multi_head_attention": stateless(
         lambda p, x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]
     ),
@@ -646,7 +646,7 @@ VALUES: dict[str, Value] = {
         )[0]
     ),
     "multi_head_attention-cross": stateless(
-        lambda p, x: attention(p, x[0], x[1], np.asarray(x[2])[:, None])
+        lambda p, x: attention(p, x["x"], x["memory"], np.asarray(x["mask"])[:, None])
     ),
     "multi_head_attention-sinks": stateless(
         lambda p, given: attention(p, given[0], given[0], until(given[1], 5) & near(5, 2, 0))[0]
@@ -654,16 +654,18 @@ VALUES: dict[str, Value] = {
     "multi_head_attention-normed": stateless(
         lambda p, x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]
     ),
-    "transformer_block": split_lengths(
-        lambda p, x, n: block(
-            p, x, lambda y: attention(p["attention"], y, y, until(n, 5), turn=rotary)[0]
+    "transformer_block": stateless(
+        lambda p, given: block(
+            p,
+            given[0],
+            lambda y: attention(p["attention"], y, y, until(given[1], 5), turn=rotary)[0],
         )
     ),
     "transformer_block-post": stateless(
         lambda p, x: block(p, x, lambda y: attention(p["attention"], y, y)[0], norm_first=False)
     ),
     "transformer_block-both": stateless(lambda p, x: block_with_norms_around(p, x, 0.3, 0.7)),
-    "transformer_block-decoder": stateless(lambda p, x: (decoder_block(p, *x), *x[1:])),
+    "transformer_block-decoder": stateless(lambda p, x: decoder_block(p, **x)),
     "moe": stateless(lambda p, x: mixture(p, x, 2, dense)),
     "moe-lengths": stateless(lambda p, x: mixture(p, x[0], 1, dense, x[1])),
     "rnn": stateless(partial(sequence, rnn_step, False)),

@@ -1,7 +1,7 @@
 """Several inputs of a layer: the parts of a tuple in order, or of a dict by name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jaxnet.core.contract import Layer
@@ -23,7 +23,7 @@ class Several(NamedTuple):
     names: tuple[str, ...]
 
     def __call__(self, m: Any, given: PyTree) -> PyTree:
-        parts = self._parts(given)
+        parts = parts_by_name(self.names, given)
         known = inspect.signature(self.forward).parameters
         missing = [n for n in self.names if n not in parts and known[n].default is known[n].empty]
         if missing:
@@ -36,21 +36,37 @@ class Several(NamedTuple):
         by_name = {n: parts.pop(n) for n in [*parts] if known[n].kind is known[n].KEYWORD_ONLY}
         return self.forward(m, *(parts.get(n) for n in self.names if n not in by_name), **by_name)
 
-    def _parts(self, given: PyTree) -> dict[str, PyTree]:
-        """Return the inputs by name; None is one that is not there."""
-        if isinstance(given, dict):
-            check_names(self.names, given, f"the dict {describe(given)}")
-            parts = given
-        else:
-            parts = given if isinstance(given, tuple | list) else (given,)
-            if len(parts) > len(self.names):
-                raise TypeError(
-                    f"{here()}: has the inputs ({', '.join(self.names)}), got {len(parts)}: "
-                    f"{describe(given)}. An input that is a tuple itself goes into another one, "
-                    f"as in ({self.names[0]},)"
-                )
-            parts = dict(zip(self.names, parts, strict=False))
-        return {name: part for name, part in parts.items() if part is not None}
+
+def parts_by_name(names: tuple[str, ...], given: PyTree) -> dict[str, PyTree]:
+    """Return the inputs of a layer by name; an input that is None is left out.
+
+    Args:
+      names: Names of the inputs.
+      given: A tuple or list in the order of the names, a dict by name, or the first input alone,
+        which may be a record (a NamedTuple).
+
+    Raises:
+      TypeError: If there are more inputs than names, or one of another name.
+
+    Example:
+      >>> parts_by_name(("x", "mask"), (1, None)), parts_by_name(("x", "mask"), {"mask": 2, "x": 1})
+      ({'x': 1}, {'mask': 2, 'x': 1})
+    """
+    if isinstance(given, dict):
+        check_names(names, given, f"the dict {describe(given)}")
+        parts = given
+    else:
+        is_record = hasattr(given, "_fields")
+        are_parts = isinstance(given, tuple | list) and not is_record
+        parts = given if are_parts else (given,)
+        if len(parts) > len(names):
+            raise TypeError(
+                f"{here()}: has the inputs ({', '.join(names)}), got {len(parts)}: "
+                f"{describe(given)}. An input that is a tuple itself goes into another one, "
+                f"as in ({names[0]},)"
+            )
+        parts = dict(zip(names, parts, strict=False))
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def check_names(names: tuple[str, ...], given: Any, what: str) -> None:
@@ -78,7 +94,58 @@ def gathered(layer: Layer, inputs: tuple[PyTree, ...], named: dict[str, Any]) ->
     parts = dict(zip(names, inputs, strict=False))
     if twice := [name for name in named if name in parts]:
         raise TypeError(f"{here()}: {layer.name} got its input {twice[0]} twice")
-    return {name: part for name, part in (parts | named).items() if part is not None}
+    return _whole(names, parts | named)
+
+
+# Layers of sequences take (x, lengths) as one input, and return (y, lengths) or y.
+OF_SEQUENCES = {
+    "bidirectional", "gru", "hmm", "last_step", "lstm", "recurrent", "rnn", "stack_rnn",
+    "time_distributed",
+}  # fmt: skip
+
+
+def inputs_of_all(layers: Sequence[Layer | Callable[..., PyTree]]) -> tuple[str, ...]:
+    """Return the inputs of a chain of layers: the first one, and all further ones of its layers."""
+    all_names = [getattr(layer, "inputs", ()) for layer in layers]
+    further = dict.fromkeys(name for names in all_names for name in names[1:])
+    if not further:
+        return all_names[0] if all_names else ()
+    first = all_names[0][0] if all_names[0] else "x"
+    return (first, *(name for name in further if name != first))
+
+
+def first_and_further(names: tuple[str, ...], given: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
+    """Return the input that is passed on from layer to layer, and the further ones by name."""
+    if len(names) < 2:
+        return given, {}
+    parts = parts_by_name(names, given)
+    if names[0] not in parts:
+        raise TypeError(f"{here()}: needs the input {names[0]}, got {describe(given)}")
+    return parts.pop(names[0]), parts
+
+
+def _whole(names: tuple[str, ...], parts: dict[str, PyTree]) -> PyTree:
+    """Return the input of a layer: a dict of its parts, or the first one if it is alone."""
+    parts = {name: part for name, part in parts.items() if part is not None}
+    first = parts.get(names[0])
+    is_alone = len(parts) == 1 and first is not None
+    return first if is_alone and not isinstance(first, tuple | list | dict) else parts
+
+
+def with_further(layer: Layer, x: PyTree, further: dict[str, PyTree]) -> PyTree:
+    """Return the whole input of a layer: x, and the further inputs that it has a name for."""
+    own = {name: part for name, part in further.items() if name in layer.inputs[1:]}
+    return _whole(layer.inputs, {layer.inputs[0]: x, **own}) if own else x
+
+
+def call_with(m: Any, layer: Any, x: PyTree, further: dict[str, PyTree]) -> PyTree:
+    """Return `m(layer, x)`, where a layer of a chain gets the further inputs that it has."""
+    if not isinstance(layer, Layer):
+        return m(layer, x)
+    if layer.kind in OF_SEQUENCES and "mask" in further:
+        y = m(layer, (x, further["mask"]))
+        return y[0] if isinstance(y, tuple) else y
+    return m(layer, with_further(layer, x, further))
 
 
 def spread(forward: Callable[..., PyTree]) -> tuple[Callable[..., PyTree], tuple[str, ...]]:

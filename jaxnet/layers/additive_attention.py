@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal
-from jaxnet.layers.attention import split_inputs
+from jaxnet.layers.attention import check_mask
 from jaxnet.layers.dense import dense
 from jaxnet.ops import plus, wide
 from jaxnet.ops.attention import expand_mask, masked_softmax
@@ -31,9 +31,9 @@ def additive_attention(
       kernel_init: Initializer of the kernels.
       name: Name of the layer.
 
-    Input: (queries, memory) or (queries, memory, mask).
-      queries: (batch, time, width), or (batch, width) for one query per example, as in a step of a
-        decoder; y has the same axes and the width of the memory.
+    Inputs, in a dict by name, or inside a model `m(layer, x, memory=memory, mask=mask)`:
+      x: Queries (batch, time, width), or (batch, width) for one query per example, as in a step of
+        a decoder; y has the same axes and the width of the memory.
       memory: (batch, places, width). If queries arrive one after another, U memory can be
         computed once, by `jn.dense(features, use_bias=False)`: then pass {"key": U memory, "value":
         memory}, and the layer does not have a key kernel.
@@ -52,8 +52,9 @@ def additive_attention(
       >>> layer = additive_attention(10, return_weights=True)
       >>> queries, memory = jnp.ones((2, 3, 4)), jnp.ones((2, 5, 7))
       >>> lengths = jnp.array([5, 2])
-      >>> params, state = layer.init(jax.random.key(0), (queries, memory, lengths))
-      >>> (y, weights), _ = layer.apply(params, state, (queries, memory, lengths))
+      >>> given = {"x": queries, "memory": memory, "mask": lengths}
+      >>> params, state = layer.init(jax.random.key(0), given)
+      >>> (y, weights), _ = layer.apply(params, state, given)
       >>> np.asarray(weights[:, 0]).round(2)  # the second memory has two steps
       array([[0.2, 0.2, 0.2, 0.2, 0.2],
              [0.5, 0.5, 0. , 0. , 0. ]], dtype=float32)
@@ -61,7 +62,8 @@ def additive_attention(
       With the keys computed once:
 
       >>> kernel = params.pop("key")["kernel"]
-      >>> given = queries[:, 0], {"key": memory @ kernel, "value": memory}, lengths
+      >>> memory = {"key": memory @ kernel, "value": memory}
+      >>> given = {"x": queries[:, 0], "memory": memory, "mask": lengths}
       >>> (_, weights), _ = layer.apply(params, state, given)
       >>> np.asarray(weights).round(2)
       array([[0.2, 0.2, 0.2, 0.2, 0.2],
@@ -76,9 +78,9 @@ def additive_attention(
     def projected(m, part, x, features):
         return m(dense(features, use_bias=False, kernel_init=kernel_init, name=part), x)
 
-    def forward(m, given):
-        queries, memory, mask = split_inputs(name, given)
-        keys, values = None, memory
+    def forward(m, x, mask=None, memory=None):
+        check_mask(name, mask)
+        queries, keys, values = x, None, memory
         if isinstance(memory, dict) and set(memory) == {"key", "value"}:
             keys, values = memory["key"], memory["value"]
         _check(name, queries, keys, values, features)
@@ -113,8 +115,8 @@ def _check(name: str, queries: Any, keys: Any, values: Any, features: int) -> No
     shape, memory = (getattr(part, "shape", ()) for part in (queries, values))
     if len(shape) not in (2, 3) or len(memory) != 3:
         raise ValueError(
-            f"{name}: expected (queries, memory) with queries (batch, time, width) or "
-            f"(batch, width) and memory (batch, places, width), got {shape} and {memory}"
+            f'{name}: expected {{"x": queries, "memory": memory}} with queries (batch, time, width) '
+            f"or (batch, width) and a memory (batch, places, width), got {shape} and {memory}"
         )
     for part in (queries, values, values if keys is None else keys):
         check_floats(name, part)

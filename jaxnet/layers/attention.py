@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, as_layer, compose
-from jaxnet.core.inputs import check_names
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.dropout import check_rate
 from jaxnet.layers.embedding import counted
@@ -21,10 +20,9 @@ from jaxnet.ops.product import plus, product
 from jaxnet.ops.ring import ring, ring_attention
 from jaxnet.services import checks
 from jaxnet.services.checks.keywords import explain_keywords
-from jaxnet.services.trees import PyTree, describe
+from jaxnet.services.trees import describe
 
 Rotation = Callable[[jax.Array, Any], jax.Array]  # (x, positions) -> x, as `rotary`
-INPUTS = ("x", "memory", "mask")
 PROJECTIONS = ("query", "key", "value", "out")
 MOST_IN_TABLE = 4096**2  # scores of a mask that cuDNN is given, which keeps a number for each
 
@@ -57,19 +55,20 @@ def multi_head_attention(
     Each head computes softmax(q k / sqrt(head_size)) v, and the projection `out` combines the
     heads. If a query may not attend to any position, its output and its gradients are zero.
 
-    The input has one of these forms. If there is a mask, it comes last:
-      x                        every position of x attends to every position of x (self-attention)
-      (x, mask)                the same within the mask
-      (queries, memory)        every query attends to every position of the memory (cross-attention)
-      (queries, memory, mask)  the same within the mask
-    The shapes are x and queries (batch, time, width), memory (batch, positions, width').
-    A mask is one of these:
+    Inputs:
+      x       The queries (batch, time, width), which attend to each other (self-attention), or to
+              the memory.
+      mask    Which positions a query may attend to. All by default.
+      memory  Array (batch, positions, width') that the queries attend to instead (cross-attention).
+    Write x, or (x, mask), or a dict by name: {"x": x, "memory": memory}; inside a model
+    `m(layer, x, mask=mask, memory=memory)`. A mask is one of these:
       lengths   Integers (batch,). Positions from the length on are padding. A length outside
                 [0, positions] raises an error; inside `jit` it is clipped.
-      segments  Integers (batch, positions), for self-attention: each position attends to the run
-                of equal numbers around it, as in `jn.data.packed`. 0 is padding.
-      booleans  (batch, positions), (batch or 1, time or 1, positions) or (batch or 1, heads or 1,
-                time or 1, positions). True if the query at `time` may attend to the position.
+      padding   Booleans or integers 0 and 1, (batch, positions): which positions count.
+      segments  `jn.Segments(numbers)`, for self-attention on packed rows: each position attends to
+                the run of equal numbers around it, as in `jn.data.packed`. 0 is padding.
+      booleans  (batch or 1, time or 1, positions) or (batch or 1, heads or 1, time or 1,
+                positions). True if the query at `time` may attend to the position.
       floats    (batch or 1, heads or 1, time or 1, positions). They are added to the scores. -inf
                 masks a position, and NaN gives NaN. For numbers that depend on positions alone,
                 such as ALiBi's slopes, write `bias=`, which also works in a stream.
@@ -138,7 +137,7 @@ def multi_head_attention(
     Raises:
       ValueError: If `heads` is not a multiple of `kv_heads`.
       ValueError: If the queries' width is not a multiple of `heads`, and `head_size` is not given.
-      ValueError: If the input does not have one of the forms above.
+      ValueError: If a shape or the mask does not have one of the forms above.
       ValueError: If a key is missing in training with dropout.
 
     Example:
@@ -223,16 +222,16 @@ def multi_head_attention(
         beside = m.param("sinks", zeros, (heads,)) if sinks else None
         return ops.Scoring(scale, softcap, None, dropout_rate, key, sinks=beside)
 
-    def forward(m, given):
-        queries, memory, mask = split_inputs(name, given)
-        _check_sequences(queries, memory, form)
-        width = queries.shape[-1]
+    def forward(m, x, mask=None, memory=None):
+        check_mask(name, mask)
+        _check_sequences(x, memory, form)
+        width = x.shape[-1]
         size = head_size or _head_size(name, width, heads)
         if rotary is True and size % 2:
             raise ValueError(f"{name}: rotary=True needs an even head_size, got {size}")
         scores = scoring(m)
-        source = queries if memory is None else memory
-        q = projected(m, "query", queries, heads, size)
+        source = x if memory is None else memory
+        q = projected(m, "query", x, heads, size)
         k = projected(m, "key", source, groups, size)
         v = projected(m, "value", source, groups, value_size or size)
         mixed, weights, rows = _attend(m, form, q, k, v, memory, mask, scores)
@@ -243,7 +242,7 @@ def multi_head_attention(
             y = jnp.where(rows[..., None], y, missing)
         return (y, weights) if return_weights else y
 
-    return compose(forward, name=name, kind="multi_head_attention").replace(inputs=INPUTS)
+    return compose(forward, name=name, kind="multi_head_attention")
 
 
 class _Form(NamedTuple):
@@ -350,12 +349,13 @@ class _Limits(NamedTuple):
     are_all: bool
 
     @classmethod
-    def of(cls, mask: jax.Array | None) -> "_Limits":
+    def of(cls, mask: ops.Mask) -> "_Limits":
         if mask is None:
             return cls(None, None, True)
-        if not jnp.issubdtype(mask.dtype, jnp.integer):
-            return cls(None, None, False)
-        return cls(mask, None, True) if mask.ndim == 1 else cls(None, mask, True)
+        if isinstance(mask, ops.Segments):
+            return cls(None, mask.numbers, True)
+        are_lengths = jnp.issubdtype(mask.dtype, jnp.integer) and mask.ndim == 1
+        return cls(mask, None, True) if are_lengths else cls(None, None, False)
 
 
 def _near(form: _Form, time: Any, places: Any, seen: jax.Array | None) -> jax.Array | None:
@@ -464,7 +464,7 @@ def _projection(
 def segment_mask(segments: jax.Array) -> jax.Array:
     """Return the mask of attention within the sequences of packed rows, see `jn.data.packed`.
 
-    `multi_head_attention` also takes the segments themselves as mask, which needs less memory for
+    `multi_head_attention` also takes `jn.Segments(segments)` as mask, which needs less memory for
     long rows.
 
     Args:
@@ -513,49 +513,27 @@ def with_bias(who: str, use_bias: Any, names: Collection[str]) -> Collection[str
     return tuple(name for name in names if name in use_bias)
 
 
-def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:
-    """Split the input of an attention layer into queries, memory and mask.
-
-    Args:
-      who: Name of the layer, for messages.
-      given: Input x, (x, mask), (queries, memory) or (queries, memory, mask), or a dict of x,
-        memory and mask.
-
-    Returns:
-      Queries, memory (None for self-attention) and mask (None without one).
-
-    Raises:
-      ValueError: If `given` has the wrong form.
+def check_mask(who: str, mask: Any) -> None:
+    """Raise for a mask that is neither an array nor `jn.Segments`, such as a memory.
 
     Example:
-      >>> given = jnp.ones((2, 5, 3)), jnp.array([5, 2])
-      >>> queries, memory, mask = split_inputs("attention", given)
-      >>> queries.shape, memory, mask.tolist()
-      ((2, 5, 3), None, [5, 2])
+      >>> check_mask("attention", [2, 1])
+      Traceback (most recent call last):
+      ...
+      TypeError: attention: a mask must be an array or jn.Segments, got list. A memory is given by
+      name: {"x": x, "memory": memory}
     """
-    if isinstance(given, dict) and "x" in given:
-        check_names(INPUTS, given, "attention")
-        return given["x"], given.get("memory"), given.get("mask")
-    parts = list(given) if isinstance(given, tuple | list) else [given]
-    are_arrays = all(isinstance(part, dict) or hasattr(part, "dtype") for part in parts)
-    if parts and are_arrays:
-        queries, *rest = parts
-        mask = rest.pop() if rest and _is_mask(rest[-1]) else None
-        memory = rest.pop() if rest else None
-        if not rest and not isinstance(queries, dict) and not _is_mask(queries):
-            return queries, memory, mask
-    raise ValueError(
-        f"{who}: expected x, (x, mask), (queries, memory) or (queries, memory, mask), where a "
-        "mask is lengths or segments (integers), booleans, or floats of four axes to add to "
-        f"the scores, got {describe(given)}"
-    )
-
-
-def _is_mask(part: Any) -> bool:
-    if isinstance(part, dict):
-        return False
-    has_numbers = jnp.issubdtype(part.dtype, jnp.inexact)
-    return not has_numbers or len(part.shape) == 4
+    if mask is None or isinstance(mask, ops.Segments):
+        return
+    advice = 'A memory is given by name: {"x": x, "memory": memory}'
+    if not hasattr(mask, "dtype"):
+        given = type(mask).__name__
+        raise TypeError(f"{who}: a mask must be an array or jn.Segments, got {given}. {advice}")
+    if jnp.issubdtype(mask.dtype, jnp.inexact) and len(mask.shape) != 4:
+        raise ValueError(
+            f"{who}: a mask of floats has the axes (batch, heads, time, positions), got "
+            f"{tuple(mask.shape)}. {advice}"
+        )
 
 
 def _check_sequences(queries, memory, form: _Form) -> None:
@@ -586,6 +564,6 @@ def _check_sequences(queries, memory, form: _Form) -> None:
     for option, value in own.items():
         if value:
             raise ValueError(
-                f"{name}: {option} is for self-attention, whose input is x or (x, mask); queries "
-                "and memory have different time axes"
+                f"{name}: {option} is for self-attention; queries and memory have different time "
+                "axes"
             )

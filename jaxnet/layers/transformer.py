@@ -46,12 +46,15 @@ def transformer_block(
     The rest of the input passes through, so that blocks can be chained by `serial`. Normalize the
     output of the last block, unless norm_at="sum".
 
-    Input and output:
-      x or (x, mask), as in `multi_head_attention`, gives y or (y, mask);
-      with cross=True (x, memory) or (x, memory, mask), where the mask is for the memory. With
-      causal=True x does not need a mask, since queries do not attend to the padding at the end.
-    With causal=True a block works in `jn.stream`, which takes x in chunks, and a memory whole at
-    each call.
+    Inputs:
+      x            Array (batch, time, width).
+      mask         Which positions of x it attends to, as in `multi_head_attention`. With
+                   causal=True padding at the end needs no mask, since no query attends to it.
+      memory       Array (batch, places, width'), with cross=True.
+      memory_mask  Which places of the memory it attends to.
+    Write x, or (x, mask), or a dict by name: {"x": x, "memory": memory, "memory_mask": lengths};
+    inside a model `m(block, x, mask=mask, memory=memory)`. With causal=True a block works in
+    `jn.stream`, which takes x in chunks, and a memory whole at each call.
 
     Args:
       heads: Number of heads, see `multi_head_attention`.
@@ -84,7 +87,7 @@ def transformer_block(
       under its name.
 
     Returns:
-      A layer with outputs in the form of its input.
+      A layer with outputs (batch, time, width), without the mask.
 
     Raises:
       ValueError: As in `multi_head_attention`.
@@ -94,9 +97,9 @@ def transformer_block(
       >>> net = jn.serial(transformer_block(2, 32), transformer_block(2, 32))
       >>> given = (jnp.ones((3, 5, 8)), jnp.array([5, 2, 4]))  # lengths
       >>> params, state = net.init(jax.random.key(0), given)
-      >>> (y, lengths), _ = net.apply(params, state, given)
-      >>> y.shape, lengths.tolist()
-      ((3, 5, 8), [5, 2, 4])
+      >>> y, _ = net.apply(params, state, given)  # both blocks get the lengths
+      >>> y.shape
+      (3, 5, 8)
 
     Reference: post-norm: Vaswani et al. 2017, "Attention Is All You Need"; pre-norm: Xiong et al.
     2020, "On Layer Normalization in the Transformer Architecture"; gates: Shazeer 2020, "GLU
@@ -140,23 +143,22 @@ def transformer_block(
         y = x + y
         return m(first, y) if norm_at == "sum" else y
 
-    def forward(m, given):
-        x, *beside = given if isinstance(given, tuple | list) and given else (given,)
+    def forward(m, x, mask=None, memory=None, memory_mask=None):
         checks.check_rank(name, x, 2, "(batch, time, width)")
-        if cross and not beside:
-            raise ValueError(f"{name}: with cross=True expected (x, memory) or (x, memory, mask)")
-        in_attention = [] if cross else beside  # with cross, they are a memory and its mask
-
-        def attend(x):
-            return m(own, (x, *in_attention) if in_attention else x)
-
-        x = add(m, attend, "attention", x)
+        _check_memory(name, cross, memory, memory_mask)
+        x = add(m, lambda x: m(own, x, mask=mask), "attention", x)
         if cross:
-            x = add(m, lambda x: m(other, (x, *beside)), "cross", x)
-        x = add(m, lambda x: transform(m, x), "mlp", x)
-        return (x, *beside) if beside else x
+            x = add(m, lambda x: m(other, x, mask=memory_mask, memory=memory), "cross", x)
+        return add(m, lambda x: transform(m, x), "mlp", x)
 
     return compose(forward, name=name, kind="transformer_block")
+
+
+def _check_memory(name: str, cross: bool, memory: Any, memory_mask: Any) -> None:
+    if cross and memory is None:
+        raise ValueError(f'{name}: with cross=True expected a memory, {{"x": x, "memory": memory}}')
+    if not cross and (memory is not None or memory_mask is not None):
+        raise ValueError(f"{name}: got a memory; write transformer_block(..., cross=True)")
 
 
 def gated_mlp(

@@ -184,7 +184,11 @@ def _decoder(features: int, attention: bool) -> Layer:
 
         def step(s, now):
             y, counts = now
-            seen = m(attend, (s, *memory)) if attention else (memory,)
+            if attention:
+                entries, lengths = memory
+                seen = m(attend, s, memory=entries, mask=lengths)
+            else:
+                seen = (memory,)
             x = jnp.concatenate([y, seen[0]], -1)
             after, _ = m(cell, (s, x))
             s = after if counts is None else jnp.where(counts, after, s)

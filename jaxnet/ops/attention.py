@@ -7,14 +7,37 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import Partial
 
 from jaxnet.ops.native.attention import one
 from jaxnet.ops.native.call import native_call
 from jaxnet.ops.native.keep import bernoulli
-from jaxnet.services.checks import check_range
+from jaxnet.services.checks import check_range, is_traced
 from jaxnet.services.trees import among, joined, without
+
+
+class Segments(NamedTuple):
+    """A mask of packed rows, `jn.Segments(numbers)`: each position sees its own sequence alone.
+
+    Fields:
+      numbers: Index of the sequence at each position, integers (batch, time), as
+        `jn.data.packed(...).segments`. Equal numbers side by side are one sequence; 0 is padding.
+
+    Example:
+      >>> rows = jn.data.packed([[1, 5], [0], [2]], 4)
+      >>> layer = jn.multi_head_attention(2, causal=True)
+      >>> given = jax.random.normal(jax.random.key(0), (1, 4, 8)), jn.Segments(rows.segments)
+      >>> params, state = layer.init(jax.random.key(1), given)
+      >>> layer.apply(params, state, given)[0].shape
+      (1, 4, 8)
+    """
+
+    numbers: jax.Array
+
+
+Mask = jax.Array | Segments | None
 
 
 class Placed(NamedTuple):
@@ -128,16 +151,16 @@ def masked_softmax(scores: jax.Array, mask: jax.Array | None, beside: Any = None
 
 
 def expand_mask(
-    who: str, mask: jax.Array | None, scores: tuple[int, int, int, int]
+    who: str, mask: Mask, scores: tuple[int, int, int, int]
 ) -> tuple[jax.Array | None, jax.Array | None]:
     """Return the booleans and numbers of a mask, which broadcast against (batch, heads, time,
     places).
 
     Args:
       who: Name of the layer, for the message.
-      mask: Lengths, integers (batch,); segments of self-attention, integers (batch, places);
-        booleans (batch, places), (batch or 1, time or 1, places) or (batch or 1, heads or 1, time
-        or 1, places); floats with these four axes; or None.
+      mask: Lengths, integers (batch,); padding, booleans or integers 0 and 1 (batch, places);
+        `Segments` of self-attention; booleans (batch or 1, time or 1, places) or (batch or 1, heads
+        or 1, time or 1, places); floats with these four axes; or None.
       scores: Shape of the scores.
 
     Returns:
@@ -146,7 +169,8 @@ def expand_mask(
 
     Raises:
       ValueError: If the mask has the wrong shape or dtype.
-      ValueError: If booleans with two axes could be (batch, places) as well as (time, places).
+      ValueError: If integers (batch, places) are known and not 0 or 1.
+      ValueError: If a mask with two axes could be (batch, places) as well as (time, places).
       ValueError: If lengths are beyond the places; inside `jit` such lengths count as 0 or as all
         places.
 
@@ -158,11 +182,14 @@ def expand_mask(
     if mask is None:
         return None, None
     batch, heads, time, places = scores
+    if isinstance(mask, Segments):
+        return _of_segments(who, mask.numbers, scores), None
     if jnp.issubdtype(mask.dtype, jnp.integer):
         if mask.shape == (batch,):
             return _of_lengths(who, mask, places), None
-        if mask.shape == (batch, places) and time == places:
-            return _of_segments(mask), None
+        if mask.shape == (batch, places):
+            _check_padding(who, mask)
+            return _of_padding(who, mask != 0, time), None
     elif mask.dtype == jnp.bool_:
         if mask.shape == (batch, places):
             return _of_padding(who, mask, time), None
@@ -172,11 +199,10 @@ def expand_mask(
     elif jnp.issubdtype(mask.dtype, jnp.floating) and fits(mask, scores):
         return add_table(None, None, mask)
     raise ValueError(
-        f"{who}: a mask is lengths, integers ({batch},), or segments of self-attention, integers "
-        f"({batch}, {places}), or booleans ({batch}, {places}), "
-        f"({batch} or 1, {time} or 1, {places}) or ({batch} or 1, {heads} or 1, {time} or 1, "
-        f"{places}), or floats with these four axes to add to the scores, got {mask.shape} "
-        f"{mask.dtype}"
+        f"{who}: a mask is lengths, integers ({batch},), or padding, booleans or integers 0 and 1 "
+        f"({batch}, {places}), or jn.Segments, or booleans ({batch} or 1, {time} or 1, {places}) "
+        f"or ({batch} or 1, {heads} or 1, {time} or 1, {places}), or floats with these four axes "
+        f"to add to the scores, got {mask.shape} {mask.dtype}"
     )
 
 
@@ -187,21 +213,41 @@ def _of_lengths(who, lengths, places):
     return seen[:, None, None]
 
 
-def _of_segments(segments):
+def _check_padding(who: str, mask: jax.Array) -> None:
+    """Raise for integers of known values that are neither 0 nor 1."""
+    if is_traced(mask) or isinstance(mask, jax.ShapeDtypeStruct) or not mask.size:
+        return
+    values = np.asarray(mask)
+    if values.min() < 0 or values.max() > 1:
+        wrong = values[(values < 0) | (values > 1)][0]
+        raise ValueError(
+            f"{who}: a mask of integers {values.shape} is padding, 1 where a position counts and "
+            f"0 where it does not, got {wrong}. For the sequences of packed rows write "
+            "jn.Segments(mask)"
+        )
+
+
+def _of_segments(who, segments, scores):
     """Return the booleans (batch, 1, time, places) of segments."""
+    batch, _, time, places = scores
+    are_integers = jnp.issubdtype(segments.dtype, jnp.integer)
+    if not are_integers or segments.shape != (batch, places) or time != places:
+        raise ValueError(
+            f"{who}: jn.Segments are for self-attention, integers (batch, time) = ({batch}, "
+            f"{time}), got {segments.shape} {segments.dtype} for {places} places"
+        )
     first, last = runs(segments)
     first = first[:, None, :, None]
     last = last[:, None, :, None]
-    places = segments.shape[1]
     return (first <= jnp.arange(places)) & (jnp.arange(places) < last)
 
 
 def _of_padding(who, mask, time):
-    """Return the booleans (batch, 1, 1, places) of booleans (batch, places)."""
+    """Return the booleans (batch, 1, 1, places) of padding (batch, places)."""
     batch = mask.shape[0]
     if batch == time and batch != 1:
         raise ValueError(
-            f"{who}: a mask {mask.shape} of booleans could be (batch, places) or (time, "
+            f"{who}: a mask {mask.shape} could be (batch, places) or (time, "
             f"places), since batch and time are both {batch}. Write mask[:, None] for "
             "padding, a row per sequence; mask[None] for a row per query; or causal=True"
         )

@@ -70,10 +70,8 @@ def encoder(
     drop = jn.dropout(dropout_rate)
     words = jn.embedding(vocabulary, width, tied=head == "words", name="words")
 
-    def encode(m, given):
-        parts: Any = given if isinstance(given, tuple | list) else (given,)
-        ids, mask, segments = (*parts, None, None)[:3]
-        x = embedded(m, ids, segments)
+    def encode(m, ids, mask=None, types=None):
+        x = embedded(m, ids, types)
         for i in range(depth):
             block = jn.transformer_block(
                 heads,
@@ -84,7 +82,7 @@ def encoder(
                 dropout_rate=dropout_rate,
                 name=f"block_{i}",
             )
-            x = m(block, x) if mask is None else m(block, (x, mask))[0]
+            x = m(block, x, mask=mask)
         return headed(m, x)
 
     def embedded(m, ids, segments):

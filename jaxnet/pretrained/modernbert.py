@@ -81,9 +81,7 @@ def modernbert(
         """Make the norms of the first block, which has none before the attention."""
         return (lambda x: x) if name == "attention_norm" else norm(name=name)
 
-    def encode(m, given):
-        parts: Any = given if isinstance(given, tuple | list) else (given,)
-        ids, mask = (*parts, None)[:2]
+    def encode(m, ids, mask=None):
         x = m(norm(name="norm"), m(words, ids))
         for i, (window, base) in enumerate(zip(windows, bases, strict=True)):
             block = jn.transformer_block(
@@ -97,7 +95,7 @@ def modernbert(
                 use_bias=use_bias,
                 name=f"block_{i}",
             )
-            x = m(block, x) if mask is None else m(block, (x, mask))[0]
+            x = m(block, x, mask=mask)
         return headed(m, m(norm(name="last_norm"), x), mask)
 
     def headed(m, x, mask):
@@ -118,10 +116,10 @@ def modernbert(
 
 
 def mean(x, mask):
-    """Return the mean of the tokens within a mask of lengths or of booleans."""
+    """Return the mean of the tokens that count by a mask of lengths or of padding."""
     if mask is None:
         return x.mean(1)
-    inside = mask
+    inside = mask != 0
     if mask.ndim == 1:  # lengths
         inside = jnp.arange(x.shape[1]) < mask[:, None]
     return x.mean(1, where=inside[..., None])

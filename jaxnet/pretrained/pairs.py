@@ -51,7 +51,7 @@ def pairs(*, clip: bool, images: Any, texts: Any, features: int, end: int) -> jn
         query = m.param("query", jn.initializers.normal(0.02), (1, images["width"]))
         queries = jnp.broadcast_to(query, (len(x), *query.shape))
         attention = jn.multi_head_attention(images["heads"], name="attention")
-        x = m(attention, (queries, x))[:, 0]
+        x = m(attention, queries, memory=x)[:, 0]
         y = m(images["norm"](name="mlp_norm"), x)
         y = m(jn.dense(images["mlp_features"], name="mlp_in"), y)
         return x + m(jn.dense(images["width"], name="mlp_out"), images["activation"](y))

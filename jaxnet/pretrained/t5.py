@@ -60,8 +60,7 @@ def t5(
     words = jn.embedding(vocabulary, width, tied=tied, name="words")
 
     def stack(name, depth, causal):
-        def forward(m, given):
-            x, *beside = given
+        def forward(m, x, mask=None, memory=None, memory_mask=None):
             table = m.param("table", jn.initializers.normal(1.0), (buckets, heads))
 
             def bias(places):
@@ -86,7 +85,7 @@ def t5(
                     dropout_rate=dropout_rate,
                     name=f"block_{i}",
                 )
-                x = m(block, (x, *beside))[0] if beside else m(block, x)
+                x = m(block, x, mask=mask, memory=memory, memory_mask=memory_mask)
             return m(norm(name="norm"), x)
 
         return jn.compose(forward, name=name)
@@ -95,9 +94,10 @@ def t5(
     decoder = stack("decoder", decoder_depth, causal=True)
 
     def forward(m, given):
-        source, *mask, tokens = given
-        memory = m.whole(encoder, (m.whole(words, source), *mask))
-        x = m(decoder, (m(words, tokens), memory, *mask))
+        source, *masks, tokens = given
+        mask = masks[0] if masks else None
+        memory = m.whole(encoder, (m.whole(words, source), mask))
+        x = m(decoder, m(words, tokens), memory=memory, memory_mask=mask)
         if scaled:
             x = x * width**-0.5
         return m(words if tied else jn.dense(vocabulary, use_bias=False, name="head"), x)

@@ -60,7 +60,7 @@ def whisper(
     gelu = partial(jax.nn.gelu, approximate=False)
     frames = 2 * encoder["positions"]
 
-    def blocks(m, x, *memory, depth, heads, mlp_features, positions, **options):
+    def blocks(m, x, memory=None, *, depth, heads, mlp_features, positions, **options):
         for i in range(depth):
             block = jn.transformer_block(
                 heads,
@@ -72,7 +72,7 @@ def whisper(
                 name=f"block_{i}",
                 **options,
             )
-            x = m(block, (x, *memory))[0] if memory else m(block, x)
+            x = m(block, x, memory=memory)
         return m(norm(name="norm"), x)
 
     def listen(m, x):

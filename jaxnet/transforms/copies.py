@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, transformed
+from jaxnet.core.inputs import first_and_further, with_further
 from jaxnet.services.checks import at_least, check_dict, on_device
 from jaxnet.services.trees import PyTree, describe, flat
 
@@ -19,7 +20,8 @@ def repeat(layer: Layer, n: int) -> Layer:
     `jax.lax.scan`, so compile time does not grow with n.
 
     Args:
-      layer: Layer whose output has the shape and dtype of its input.
+      layer: Layer whose output has the shape and dtype of its input. Its further inputs, such as
+        the mask of `transformer_block`, go to each copy unchanged.
       n: Number of copies, at least 1.
 
     Returns:
@@ -41,8 +43,10 @@ def repeat(layer: Layer, n: int) -> Layer:
     """
     at_least("repeat", "n", n)
 
-    def one(run, params, state, x, turn=None):
-        y, after = run(params, state, x, turn=turn)
+    names = getattr(layer, "inputs", ())  # what is no layer raises below
+
+    def one(run, params, state, x, further, turn):
+        y, after = run(params, state, with_further(layer, x, further), turn=turn)
         if describe(y) != describe(x) or jax.tree.structure(y) != jax.tree.structure(x):
             raise ValueError(
                 f"repeat: {run.layer.name} must keep the shape and dtype of its input, "
@@ -50,23 +54,25 @@ def repeat(layer: Layer, n: int) -> Layer:
             )
         return y, after
 
-    def init(run, key, x):
-        drawn = stacked_init(run.init, key, x, n)
+    def init(run, key, given):
+        drawn = stacked_init(run.init, key, given, n)
 
         def of_one(leaf):
             return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
         params, state = jax.tree.map(of_one, drawn)
-        turn = partial(one, run, turn=0)
-        jax.eval_shape(turn, params, state, x)  # raises if it changes the shape
+        x, further = first_and_further(names, given)
+        first = partial(one, run, turn=0)
+        jax.eval_shape(first, params, state, x, further)  # raises if it changes the shape
         return drawn
 
-    def apply(run, params, state, x):
+    def apply(run, params, state, given):
         _check_copies("repeat", n, params, state)
+        x, further = first_and_further(names, given)
 
         def body(x, each):
             i, params, state = each
-            return one(run, params, state, x, i)
+            return one(run, params, state, x, further, i)
 
         def in_place(carry, each):
             x, states = carry
@@ -78,7 +84,7 @@ def repeat(layer: Layer, n: int) -> Layer:
             def put(stack, new):
                 return jax.lax.dynamic_update_index_in_dim(stack, new, i, 0)
 
-            y, after = one(run, params, jax.tree.map(take, states), x, i)
+            y, after = one(run, params, jax.tree.map(take, states), x, further, i)
             kept = {name: after.pop(name) for name in states}
             return (y, jax.tree.map(put, states, kept)), after  # only sown values remain
 

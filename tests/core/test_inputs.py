@@ -62,4 +62,4 @@ def test_attention_names_its_inputs():
     mask = jnp.array([5, 2])
     by_name = jn.compose(lambda m, x: m(attention, x, memory=memory, mask=mask))
     y, _ = by_name.apply({"multi_head_attention": params}, state, x)
-    np.testing.assert_array_equal(y, attention.apply(params, state, (x, memory, mask))[0])
+    np.testing.assert_array_equal(y, attention.apply(params, state, (x, mask, memory))[0])

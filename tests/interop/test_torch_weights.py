@@ -523,7 +523,7 @@ def test_an_embedding_flattens_as_in_torch():
     agree(net, theirs, (2, 3), ids=11, maps=False)
 
 
-def _inline(flatten):
+def inline(flatten):
     def net(m, x):
         x = flatten(m(jn.conv(4, 3, padding="VALID"), x))
         return m(jn.dense(2), jax.nn.relu(m(jn.batch_norm(), x)))

@@ -12,7 +12,7 @@ from jaxnet.core import as_layer
 from jaxnet.layers import attention
 from jaxnet.ops import blockwise
 from jaxnet.ops.attention import fused_attention
-from tests.helpers import close, draw, jit_apply, jit_init, refuses
+from tests.helpers import beside_memory, close, draw, jit_apply, jit_init, refuses
 
 
 def random_params(layer, x, seed=5):
@@ -56,7 +56,6 @@ def test_padding_never_changes_a_result(layer):
     @jax.jit
     def values(x):
         y, _ = layer.apply(params, {}, (x, lengths))
-        y = y[0] if isinstance(y, tuple) else y
         return jnp.where((jnp.arange(x.shape[1]) < lengths[:, None])[..., None], y, 0)
 
     wanted = values(x)
@@ -77,11 +76,11 @@ def test_rows_that_see_nothing_are_zero_and_finite(make, dtype):
     queries, memory = (jnp.asarray(draw(2, n, 6), dtype) for n in (3, 5))
     layer = make(2, return_weights=True)
     lengths = jnp.array([0, 5])
-    params = random_params(layer, (queries, memory, lengths))
+    params = random_params(layer, beside_memory(queries, memory, lengths))
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
     def loss(params, queries, memory):
-        (y, weights), _ = jit_apply(layer, params, {}, (queries, memory, lengths))
+        (y, weights), _ = jit_apply(layer, params, {}, beside_memory(queries, memory, lengths))
         return (y.astype(jnp.float32) ** 2).sum(), (y, weights)
 
     slopes = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
@@ -96,7 +95,7 @@ def test_rows_that_see_nothing_are_zero_and_finite(make, dtype):
     assert not grads[2][0].any()
     assert grads[2][1].any()
     with jax.debug_nans(True):  # none on the way either
-        jit_apply(layer, params, {}, (queries, memory, lengths))
+        jit_apply(layer, params, {}, beside_memory(queries, memory, lengths))
 
 
 def test_a_single_row_or_head_that_sees_nothing():
@@ -181,7 +180,7 @@ BITS = np.random.default_rng(0).random((3, 1, 6, 6)) < 0.6
         BITS,
         BITS[:, :, :1],
         BITS & (np.arange(3) != 1).reshape(3, 1, 1, 1),
-        jnp.array([[1, 1, 2, 2, 2, 0]] * 3),
+        jn.Segments(jnp.array([[1, 1, 2, 2, 2, 0]] * 3)),
     ],
     ids=["all", "lengths", "booleans", "padding", "nothing", "segments"],
 )
@@ -191,7 +190,7 @@ BITS = np.random.default_rng(0).random((3, 1, 6, 6)) < 0.6
 def test_the_fused_call_is_the_same_attention(options, mask, monkeypatch):
     """The same call with XLA in cuDNN's place, through the layer."""
     x = jnp.asarray(draw(3, 6, 16), jnp.float32)
-    given = x if mask is None else (x, jnp.asarray(mask))
+    given = x if mask is None else (x, jax.tree.map(jnp.asarray, mask))
     options = {"kv_heads": 1, **options}
     params = random_params(jn.multi_head_attention(2, **options), x)
     wanted = run(jn.multi_head_attention(2, fused=False, **options), params, given)
@@ -245,6 +244,10 @@ def inits(layer, *given):
     return layer.init(jax.random.key(0), given if len(given) > 1 else given[0])
 
 
+def attends(layer, x, memory):
+    return layer.init(jax.random.key(0), beside_memory(x, memory))
+
+
 def masked(mask):
     layer = mha(2)
     x = jnp.ones((2, 5, 6))
@@ -269,17 +272,23 @@ REFUSALS = [
     (lambda: inits(mha(4), ROW), "4 heads must divide the queries' width 6"),
     (lambda: inits(mha(2), jn.spec((2, 6))),
      r"queries must be \(batch, time, width\), got \(2, 6\)"),
-    (lambda: inits(mha(2), ROW, jn.spec((3, 5, 6))), "must have the same batch size"),
-    (lambda: inits(mha(2, causal=True), ROW, ROW), "causal=True is for self-attention"),
-    (lambda: inits(mha(2, window=1), ROW, ROW), "window is for self-attention"),
-    (lambda: inits(mha(2, rotary=True), ROW, ROW), "rotary is for self-attention"),
-    (lambda: inits(mha(2, bias=alibi), ROW, ROW), "bias is for self-attention"),
+    (lambda: attends(mha(2), ROW, jn.spec((3, 5, 6))), "must have the same batch size"),
+    (lambda: attends(mha(2, causal=True), ROW, ROW), "causal=True is for self-attention"),
+    (lambda: attends(mha(2, window=1), ROW, ROW), "window is for self-attention"),
+    (lambda: attends(mha(2, rotary=True), ROW, ROW), "rotary is for self-attention"),
+    (lambda: attends(mha(2, bias=alibi), ROW, ROW), "bias is for self-attention"),
     (lambda: inits(mha(3, bias=alibi), ROW),
      r"bias must return numbers \(heads, time, places\).* here \(3, 5, 5\), got \(2, 5, 5\)"),
     (lambda: mha(2, bias=3), TypeError, "bias must be a layer"),
     (lambda: inits(mha(2, rotary=True), ROW), "rotary=True needs an even head_size, got 3"),
-    (lambda: inits(mha(2), ROW, ROW, ROW), r"expected x, \(x, mask\), \(queries, memory\)"),
-    (lambda: inits(mha(2), ROW, {"key": ROW, "value": ROW}), "got a dict of"),
+    (lambda: inits(mha(2), ROW, ROW), r"got \(2, 5, 6\). A memory is given by name"),
+    (lambda: inits(mha(2), ROW, None, ROW, ROW), TypeError, r"has the inputs \(x, mask, memory\)"),
+    (lambda: inits(mha(2), ROW, {"key": ROW}), TypeError, "an array or jn.Segments, got dict"),
+    (lambda: attends(mha(2), ROW, {"key": ROW, "value": ROW}), "got a dict of"),
+    (lambda: inits(jn.transformer_block(2, 8), {"x": ROW, "memory": ROW}),
+     r"got a memory; write transformer_block\(..., cross=True\)"),
+    (lambda: masked(jnp.array([[1, 1, 2, 2, 0]] * 2)),
+     r"1 where a position counts .* got 2. .* write jn.Segments\(mask\)"),
     (lambda: inits(jn.transformer_block(2, 8, cross=True), ROW), "with cross=True expected"),
     (lambda: masked(jnp.array([1, 2, 3])), r"a mask is lengths, integers \(2,\).*got \(3,\) int32"),
     (lambda: masked(jnp.ones((5, 4), bool)), r"got \(5, 4\) bool"),
@@ -297,14 +306,14 @@ test_refusals = pytest.mark.slow(refuses(REFUSALS))
 )
 @pytest.mark.parametrize("lengths", [[5, 99], [-3, 5]], ids=str)
 def test_lengths_beyond_the_places_raise(layer, lengths):
-    given = draw(2, 3, 4), draw(2, 5, 6), np.array(lengths)
+    given = beside_memory(draw(2, 3, 4), draw(2, 5, 6), np.array(lengths))
     params, state = jit_init(layer, jax.random.key(0), jax.tree.map(jnp.asarray, given))
     wrong = next(n for n in lengths if n != 5)
     with pytest.raises(ValueError, match=rf"lengths must be in \[0, 6\), got {wrong}"):
         layer.apply(params, state, given)
     # Inside jit, where they are not known, they count as 0 or as all places.
     y, _ = jax.jit(layer.apply)(params, state, given)
-    wanted, _ = jit_apply(layer, params, state, (*given[:2], np.clip(lengths, 0, 5)))
+    wanted, _ = jit_apply(layer, params, state, given | {"mask": np.clip(lengths, 0, 5)})
     np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -315,12 +324,14 @@ def test_a_bias_that_diverged_reaches_the_output(make):
     x = draw(2, 3, 4).astype(np.float32)
     layer = make(2)
     bias = np.zeros((1, 1, 3, 3), np.float32)
-    params, _ = jit_init(layer, jax.random.key(0), (x, x, bias))
+    params, _ = jit_init(layer, jax.random.key(0), beside_memory(x, x, bias))
 
     @jax.jit
     def slope(bias):
-        y, _ = layer.apply(params, {}, (x, x, bias))
-        return jax.grad(lambda bias: layer.apply(params, {}, (x, x, bias))[0].sum())(bias), y
+        y, _ = layer.apply(params, {}, beside_memory(x, x, bias))
+        return jax.grad(lambda bias: layer.apply(params, {}, beside_memory(x, x, bias))[0].sum())(
+            bias
+        ), y
 
     for columns in (slice(2, 3), slice(None)):
         bias[..., 0, columns] = np.nan
@@ -337,9 +348,11 @@ def test_nan_in_the_padding_of_a_memory_reaches_no_output(make):
     x = draw(2, 3, 4).astype(np.float32)
     layer = make(2)
     lengths = np.array([3, 2])
-    params, _ = jit_init(layer, jax.random.key(0), (x, x, lengths))
+    params, _ = jit_init(layer, jax.random.key(0), beside_memory(x, x, lengths))
     bad = np.where(np.arange(3)[:, None] < lengths[:, None, None], x, np.nan)
-    y, wanted = (jit_apply(layer, params, {}, (x, memory, lengths))[0] for memory in (bad, x))
+    y, wanted = (
+        jit_apply(layer, params, {}, beside_memory(x, memory, lengths))[0] for memory in (bad, x)
+    )
     np.testing.assert_array_equal(y, wanted)
 
 
@@ -350,9 +363,9 @@ def test_segments_are_the_mask_of_packed_rows():
     layer = jn.multi_head_attention(2, causal=True)
     params = random_params(layer, x)
     wanted = run(layer, params, (x, jn.segment_mask(jnp.array(segments))))
-    np.testing.assert_allclose(run(layer, params, (x, segments)), wanted, 1e-6, 1e-6)
-    with pytest.raises(ValueError, match=r"segments of self-attention, integers \(2, 6\)"):
-        layer.apply(params, {}, (x, segments[:, :5]))
+    np.testing.assert_allclose(run(layer, params, (x, jn.Segments(segments))), wanted, 1e-6, 1e-6)
+    with pytest.raises(ValueError, match=r"integers \(batch, time\) = \(2, 6\), got \(2, 5\)"):
+        layer.apply(params, {}, (x, jn.Segments(segments[:, :5])))
 
 
 # Biases by positions

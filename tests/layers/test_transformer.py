@@ -7,18 +7,18 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.services.trees import flat
-from tests.helpers import draw
+from tests.helpers import beside_memory, draw
 from tests.layers.test_attention import alibi, random_params, run
 
 
-def in_steps(block, params, x, memory):
+def in_steps(block, params, x, memory=None):
     """The outputs of a decoder block for one place after another."""
     stream = jn.stream(block, x.shape[1])
     outputs = []
-    state = jn.start_stream(stream, (x, *memory))
+    state = jn.start_stream(stream, beside_memory(x, memory))
     apply = jax.jit(stream.apply)
     for t in range(x.shape[1]):
-        (y, *_), state = apply(params, state, (x[:, t : t + 1], *memory))
+        y, state = apply(params, state, beside_memory(x[:, t : t + 1], memory))
         outputs.append(y)
     return jnp.concatenate(outputs, 1)
 
@@ -33,8 +33,8 @@ def test_post_norm_with_a_memory_by_its_parts(x64):
     memory = jnp.asarray(draw(2, 4, 3, seed=1))
     options = {"cross": True, "norm_at": "sum"}
     block = jn.transformer_block(2, 9, causal=True, bias=alibi, **options)
-    p = random_params(block, (x, memory))
-    y, _ = run(block, p, (x, memory))
+    p = random_params(block, beside_memory(x, memory))
+    y = run(block, p, beside_memory(x, memory))
 
     def part(layer, name, given):
         return run(layer, p[name], given)
@@ -42,12 +42,12 @@ def test_post_norm_with_a_memory_by_its_parts(x64):
     norm = jn.layer_norm()
     attention = jn.multi_head_attention(2, causal=True, bias=alibi)
     h = part(norm, "attention_norm", x + part(attention, "attention", x))
-    cross = part(jn.multi_head_attention(2), "cross_attention", (h, memory))
+    cross = part(jn.multi_head_attention(2), "cross_attention", beside_memory(h, memory))
     h = part(norm, "cross_norm", h + cross)
     hidden = jax.nn.gelu(part(jn.dense(9), "mlp_in", h))
     wanted = part(norm, "mlp_norm", h + part(jn.dense(6), "mlp_out", hidden))
     np.testing.assert_allclose(y, wanted, 1e-10)
-    np.testing.assert_allclose(in_steps(block, p, x, (memory,)), y, 1e-9)
+    np.testing.assert_allclose(in_steps(block, p, x, memory), y, 1e-9)
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_a_mask_of_one_query_and_one_sequence_has_one_reading():
 
 
 def test_a_mask_of_too_many_queries():
-    words = r"booleans \(4, 5\), \(4 or 1, 5 or 1, 5\) .*got \(5, 5\)"
+    words = r"0 and 1 \(4, 5\), .*\(4 or 1, 5 or 1, 5\) .*got \(5, 5\)"
     with pytest.raises(ValueError, match=words):
         ops.expand_mask("a", CAUSAL, (4, 2, 5, 5))
 
