@@ -36,6 +36,7 @@ from jaxnet.layers.embedding import embedding as embedding
 from jaxnet.layers.embedding import learned_positions as learned_positions
 from jaxnet.layers.embedding import rotary as rotary
 from jaxnet.layers.gru import gru as gru
+from jaxnet.layers.labeled import Labeled as Labeled
 from jaxnet.layers.lstm import lstm as lstm
 from jaxnet.layers.moe import moe as moe
 from jaxnet.layers.norm import batch_norm as batch_norm

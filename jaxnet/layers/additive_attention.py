@@ -115,8 +115,9 @@ def _check(name: str, queries: Any, keys: Any, values: Any, features: int) -> No
     shape, memory = (getattr(part, "shape", ()) for part in (queries, values))
     if len(shape) not in (2, 3) or len(memory) != 3:
         raise ValueError(
-            f'{name}: expected {{"x": queries, "memory": memory}} with queries (batch, time, width) '
-            f"or (batch, width) and a memory (batch, places, width), got {shape} and {memory}"
+            f'{name}: expected {{"x": queries, "memory": memory}} with queries (batch, time, '
+            "width) or (batch, width) and a memory (batch, places, width), got "
+            f"{shape} and {memory}"
         )
     for part in (queries, values, values if keys is None else keys):
         check_floats(name, part)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jaxnet as jn
 from jaxnet.initializers import lecun_normal
 from jaxnet.services.checks import all_at_least, all_within, check_options, one_of
+from jaxnet.services.trees import describe
 from jaxnet.tools import gated_mlp
 from jaxnet.typing import Rotation
 
@@ -87,12 +88,13 @@ def decoder(
       tied: Whether the logits are products with the table of the embeddings.
       name: Name of the model.
 
-    Input:
-      ids (batch, time), integers; or (ids, labels) with the next ids, to train with a large
-      vocabulary.
+    Inputs:
+      x     Integers (batch, time), or `jn.Labeled(ids, labels)` to train with a large vocabulary.
+      mask  Which positions count, as in `jaxnet.multi_head_attention`. Padding at the end needs no
+            mask. With `jn.Segments`, for packed rows, learned positions begin anew in each text.
 
     Output:
-      logits (batch, time, vocabulary); for (ids, labels) the cross-entropy of each label, (batch,
+      logits (batch, time, vocabulary); for `jn.Labeled` the cross-entropy of each label, (batch,
       time), by `jaxnet.losses.linear_cross_entropy`, which never holds all logits at once.
 
     Params:
@@ -100,8 +102,8 @@ def decoder(
       unless tied.
 
     Returns:
-      A layer from integers (batch, time) to logits (batch, time, vocabulary), and from (ids,
-      labels) to losses (batch, time).
+      A layer from integers (batch, time) to logits (batch, time, vocabulary), and from
+      `jn.Labeled` to losses (batch, time).
 
     Raises:
       ValueError: If a size is below 1, or as in `jaxnet.transformer_block`.
@@ -116,7 +118,8 @@ def decoder(
 
       Trained without the logits of all tokens:
 
-      >>> objective = jn.compose(lambda m, batch: (m(net, batch).mean(-1), {}))
+      >>> def objective(m, ids, labels):
+      ...     return m(net, jn.Labeled(ids, labels)).mean(-1), {}
       >>> trainer = jn.trainer(objective, optax.adam(1e-3))
       >>> train_state = trainer.init(jax.random.key(0), (ids, ids))
       >>> train_state, metrics = trainer.step(train_state, (ids, ids))
@@ -174,19 +177,32 @@ def decoder(
         blocks.append(jn.transformer_block(heads, mlp_features, **options))
     embedding, head = _embedding_and_head(vocabulary, width, tied, logit_softcap)
 
-    def forward(m, ids):
-        ids, labels = ids if isinstance(ids, tuple) else (ids, None)
+    def forward(m, x, mask=None):
+        ids, mask, labels = _read(name, x, mask)
         x = _scaled(m(embedding, ids), embedding_scale)
-        x = _at_positions(m, x, max_length, dropout_rate)
+        x = _at_positions(m, x, mask, max_length, dropout_rate)
         for layer in blocks:
-            x = m(layer, x)
+            x = m(layer, x, mask=mask)
         x = m(normal(name="norm"), x)
         x = _scaled(x, logit_scale)
         if labels is not None:
-            return m(head, (x, labels))
+            return m(head, jn.Labeled(x, labels))
         return _softcapped(m(head, x), logit_softcap)
 
     return jn.compose(forward, name=name, kind="decoder")
+
+
+def _read(name: str, x: Any, mask: Any) -> tuple[Any, Any, Any]:
+    """Return the ids, their mask and their labels; None is what is not there."""
+    x, labels = x if isinstance(x, jn.Labeled) else (x, None)
+    if isinstance(x, tuple | list):
+        if len(x) != 2 or mask is not None:
+            raise ValueError(
+                f"{name}: expected ids, (ids, mask), or jn.Labeled of one of these and the labels, "
+                f"got {describe(x)}"
+            )
+        x, mask = x
+    return x, mask, labels
 
 
 def _check_windowed(name: str, windowed: Any) -> None:
@@ -226,10 +242,15 @@ def _softcapped(y: jax.Array, bound: float | None) -> jax.Array:
     return y if bound is None else bound * jnp.tanh(y / bound)
 
 
-def _at_positions(m, x: jax.Array, max_length: int | None, dropout_rate: float) -> jax.Array:
+def _at_positions(
+    m, x: jax.Array, mask: Any, max_length: int | None, dropout_rate: float
+) -> jax.Array:
     """Return vectors plus learned positions, if there are any, after dropout."""
     if max_length is not None:
-        x = m(jn.learned_positions(max_length, name="positions"), x)
+        given = x
+        if isinstance(mask, jn.Segments):
+            given = (x, mask.positions())
+        x = m(jn.learned_positions(max_length, name="positions"), given)
     if dropout_rate:
         x = m(jn.dropout(dropout_rate), x)
     return x
@@ -246,10 +267,10 @@ def _across_heads(norm: Callable[..., jn.Layer], *, name: str) -> jn.Layer:
 
 
 def _with_losses(layer: jn.Layer, width: int, vocabulary: int, softcap: float | None) -> jn.Layer:
-    """Return the layer of logits, which maps (x, labels) to their cross-entropy."""
+    """Return the layer of logits, which maps `Labeled` vectors to their cross-entropy."""
 
     def forward(m, x):
-        if not isinstance(x, tuple):
+        if not isinstance(x, jn.Labeled):
             return m._inline(layer, x)
         x, labels = x
         tied = layer.kind == "embedding"

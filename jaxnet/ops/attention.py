@@ -36,6 +36,16 @@ class Segments(NamedTuple):
 
     numbers: jax.Array
 
+    def positions(self) -> jax.Array:
+        """Return the position of each place in its own sequence, from 0; (batch, time).
+
+        Example:
+          >>> Segments(jnp.array([[1, 1, 2, 0]])).positions().tolist()
+          [[0, 1, 0, 0]]
+        """
+        first, _ = runs(self.numbers)
+        return jnp.arange(self.numbers.shape[1]) - first
+
 
 Mask = jax.Array | Segments | None
 

@@ -54,12 +54,12 @@ def test_labels_give_the_losses_of_the_logits(tied, wrap):
     net = jn.models.decoder(11, depth=1, width=8, heads=2, tied=tied, logit_softcap=2.0)
     net = wrap(net)
     labels = IDS[:, ::-1]
-    params, state = jit_init(net, jax.random.key(0), (IDS, labels))
+    params, state = jit_init(net, jax.random.key(0), jn.Labeled(IDS, labels))
     whole, _ = jit_init(net, jax.random.key(0), IDS)
     jax.tree.map(np.testing.assert_array_equal, params, whole)
 
     def losses(params):
-        y, _ = net.apply(params, state, (IDS, labels))
+        y, _ = net.apply(params, state, jn.Labeled(IDS, labels))
         return y.sum(), y
 
     def of_logits(params):
@@ -87,7 +87,7 @@ def test_training_with_labels_does_not_hold_all_logits():
     params, state = jax.eval_shape(net.init, jax.random.key(0), ids)
 
     def by_labels(params, ids):
-        y, _ = net.apply(params, state, (ids, ids))
+        y, _ = net.apply(params, state, jn.Labeled(ids, ids))
         return y.sum()
 
     def by_logits(params, ids):
@@ -97,6 +97,27 @@ def test_training_with_labels_does_not_hold_all_logits():
     chunks = temporary(jax.grad(by_labels), params, ids)
     whole = temporary(jax.grad(by_logits), params, ids)
     assert chunks < whole / 3
+
+
+@pytest.mark.parametrize("options", [{}, {"rotary": False, "max_length": 5}], ids=str)
+def test_packed_texts_have_the_logits_of_each_alone(options, x64):
+    net = jn.models.decoder(11, depth=1, width=8, heads=2, **options)
+    ids, other = jnp.array([[1, 5, 0]]), jnp.array([[7, 2]])
+    params = random_params(net, ids)
+    numbers = jnp.array([[1, 1, 1, 2, 2]])
+    packed = run(net, params, (jnp.concatenate([ids, other], 1), jn.Segments(numbers)))
+    alone = [run(net, params, one) for one in (ids, other)]
+    np.testing.assert_allclose(packed, jnp.concatenate(alone, 1), 1e-9)
+    labels = jnp.array([[5, 0, 3, 2, 4]])
+    given = jn.Labeled((jnp.concatenate([ids, other], 1), jn.Segments(numbers)), labels)
+    wanted = jn.losses.cross_entropy(packed, labels)
+    np.testing.assert_allclose(run(net, params, given), wanted, 1e-5)
+
+
+def test_three_parts_are_refused():
+    net = jn.models.decoder(11, depth=1, width=8, heads=2)
+    with pytest.raises(ValueError, match=r"expected ids, \(ids, mask\), or jn.Labeled"):
+        net.init(jax.random.key(0), jn.Labeled((IDS, IDS, IDS), IDS))
 
 
 @pytest.mark.parametrize(("options", "words"), [
