@@ -327,27 +327,24 @@ def translation_transformer(
         x = m(words, ids) * math.sqrt(features)  # the embeddings have variance 1 / features
         return m(drop, m(jn.layers.sinusoidal_positions(), x))
 
-    def encode(m, given):
-        source, lengths = given
+    def encode(m, source, lengths):
         x = placed(m, jn.embedding(source_vocabulary, features), source)
         for name in names:
-            x, _ = m(jn.transformer_block(heads, **options, name=name), (x, lengths))
+            x = m(jn.transformer_block(heads, **options, name=name), x, mask=lengths)
         return m(jn.layer_norm(name="norm"), x)  # (batch, source time, features)
 
-    def decode(m, given):
-        target, *memory = given
+    def decode(m, target, memory, lengths):
         words = jn.embedding(target_vocabulary, features, tied=True)
         x = placed(m, words, target)
         for name in names:
             block = jn.transformer_block(heads, causal=True, cross=True, **options, name=name)
-            x, *_ = m(block, (x, *memory))
+            x = m(block, x, memory=memory, memory_mask=lengths)
         return m(words, m(jn.layer_norm(name="norm"), x))  # (batch, time, target_vocabulary)
 
     encoder, decoder = jn.compose(encode, name="encoder"), jn.compose(decode, name="decoder")
 
-    def forward(m, given):
-        source, lengths, target = given
-        return m(decoder, (target, m.whole(encoder, (source, lengths)), lengths))
+    def forward(m, source, lengths, target):
+        return m(decoder, target, m.whole(encoder, (source, lengths)), lengths)
 
     return jn.compose(forward, name="translation_transformer", kind="translation_transformer")
 

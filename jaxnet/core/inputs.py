@@ -132,10 +132,10 @@ def _whole(names: tuple[str, ...], parts: dict[str, PyTree]) -> PyTree:
     return first if is_alone and not isinstance(first, tuple | list | dict) else parts
 
 
-def with_further(layer: Layer, x: PyTree, further: dict[str, PyTree]) -> PyTree:
+def with_further(names: tuple[str, ...], x: PyTree, further: dict[str, PyTree]) -> PyTree:
     """Return the whole input of a layer: x, and the further inputs that it has a name for."""
-    own = {name: part for name, part in further.items() if name in layer.inputs[1:]}
-    return _whole(layer.inputs, {layer.inputs[0]: x, **own}) if own else x
+    own = {name: part for name, part in further.items() if name in names[1:]}
+    return _whole(names, {names[0]: x, **own}) if own else x
 
 
 def call_with(m: Any, layer: Any, x: PyTree, further: dict[str, PyTree]) -> PyTree:
@@ -145,7 +145,7 @@ def call_with(m: Any, layer: Any, x: PyTree, further: dict[str, PyTree]) -> PyTr
     if layer.kind in OF_SEQUENCES and "mask" in further:
         y = m(layer, (x, further["mask"]))
         return y[0] if isinstance(y, tuple) else y
-    return m(layer, with_further(layer, x, further))
+    return m(layer, with_further(layer.inputs, x, further))
 
 
 def spread(forward: Callable[..., PyTree]) -> tuple[Callable[..., PyTree], tuple[str, ...]]:

@@ -83,6 +83,7 @@ def batch_norm(
     """
     within(name, "momentum", momentum, "[0, 1)")
     check_options(name, use_running_average=use_running_average)
+    _check_axis_name(name, axis_name)
     affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
     def forward(m, x):
@@ -121,6 +122,15 @@ def batch_norm(
         return jnp.where(jnp.isinf(new), old, new)
 
     return compose(forward, name=name, kind="batch_norm")
+
+
+def _check_axis_name(name: str, axis_name: Any) -> None:
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if axis_name is not None and not all(isinstance(one, str) for one in names):
+        raise TypeError(
+            f"{name}: axis_name must be the name of an axis, or a tuple of names, got "
+            f"{axis_name!r:.60}"
+        )
 
 
 def _number_of_parts(name: str, axis_name: str | tuple[str, ...]) -> int:

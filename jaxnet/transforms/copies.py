@@ -46,7 +46,7 @@ def repeat(layer: Layer, n: int) -> Layer:
     names = getattr(layer, "inputs", ())  # what is no layer raises below
 
     def one(run, params, state, x, further, turn):
-        y, after = run(params, state, with_further(layer, x, further), turn=turn)
+        y, after = run(params, state, with_further(names, x, further), turn=turn)
         if describe(y) != describe(x) or jax.tree.structure(y) != jax.tree.structure(x):
             raise ValueError(
                 f"repeat: {run.layer.name} must keep the shape and dtype of its input, "

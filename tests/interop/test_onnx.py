@@ -106,12 +106,11 @@ def normal(*shape):
 
 
 def encoder(layers, features, heads):
-    def forward(m, x):
-        tokens, lengths = x
+    def forward(m, tokens, lengths):
         x = m(jn.embedding(50, features), tokens)
         x = m(jn.layers.sinusoidal_positions(), x)
         for _ in range(layers):
-            x, _ = m(jn.transformer_block(heads, 4 * features), (x, lengths))
+            x = m(jn.transformer_block(heads, 4 * features), x, mask=lengths)
         return m(jn.dense(7), m(jn.layer_norm(), x)[:, 0])
 
     return jn.compose(forward, name="encoder")

@@ -177,7 +177,7 @@ def test_attention_to_a_memory_of_another_width():
         return self.mha(x, *[self.proj(x)] * 2)[0]
 
     def forward(m, x):
-        return m(jn.multi_head_attention(2), (x, m(jn.dense(6), x)))
+        return m(jn.multi_head_attention(2), x, memory=m(jn.dense(6), x))
 
     theirs = Made(run, proj=nn.Linear(8, 6), mha=mha)
     params, *_ = agree(jn.compose(forward), theirs, (2, 5, 8), maps=False)

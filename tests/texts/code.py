@@ -21,7 +21,8 @@ ORDER = [
 CORE = {"jax", "jaxnet", "numpy", "optax", "safetensors", "tqdm"} | set(sys.stdlib_module_names)
 PRIVATE = ("jax._src", "jaxlib", "jax.core", "jax.interpreters", "jax.extend")
 OPS = ROOT / "jaxnet/ops"
-EXTENDING = OPS / "attention.py", OPS / "convolution.py", OPS / "native/call.py"
+VERSIONS = ROOT / "jaxnet/services/jax_versions.py"  # knows one trace from another
+EXTENDING = OPS / "attention.py", OPS / "convolution.py", OPS / "native/call.py", VERSIONS
 
 
 def part(text: Text) -> str:
