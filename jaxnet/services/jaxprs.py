@@ -37,6 +37,32 @@ def arrays_in(jaxpr: Any) -> Iterator[Any]:
             yield from arrays_in(inner)
 
 
+def arrays_behind(jaxpr: Any, wanted: Sequence[bool]) -> Iterator[Any]:
+    """Yield shape and dtype of each array that a jaxpr computes for some of its results.
+
+    Args:
+      jaxpr: Jaxpr.
+      wanted: Whether each result is one of them.
+
+    Example:
+      >>> jaxpr = jax.make_jaxpr(lambda a: (jnp.sin(a), a.astype(jnp.float16)))(1.0).jaxpr
+      >>> [str(array.dtype) for array in arrays_behind(jaxpr, [True, False])]
+      ['float32']
+    """
+    results = zip(jaxpr.outvars, wanted, strict=True)
+    needed = {atom for atom, yes in results if yes and not is_literal(atom)}
+    for eqn in reversed(jaxpr.eqns):
+        read = [variable in needed for variable in eqn.outvars]
+        if not any(read):
+            continue
+        needed.update(variables_of(eqn.invars))
+        yield from (v.aval for v in eqn.outvars if v in needed and hasattr(v.aval, "dtype"))
+        is_loop = eqn.primitive.name in ("scan", "while")  # carries one result to the others
+        for inner in jaxprs_among(jax.tree.leaves(list(eqn.params.values()))):
+            is_call = len(inner.outvars) == len(read) and not is_loop
+            yield from arrays_behind(inner, read if is_call else [True] * len(inner.outvars))
+
+
 def follow(
     program: Any,
     given: Sequence[Any],

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.services.checks import WrongValues
-from jaxnet.services.jaxprs import arrays_in, weights_in
+from jaxnet.services.jaxprs import arrays_behind, weights_in
 from jaxnet.services.trees import (
     PyTree,
     describe,
@@ -45,14 +45,18 @@ class Look(NamedTuple):
 
     @property
     def uses_float16(self) -> bool:
-        """Whether anything is computed in float16.
+        """Whether anything is computed in float16 for the loss; a metric does not count.
 
         Example:
           >>> net, x = jn.cast(jn.dense(2), jnp.float16), jnp.ones((5, 3))
           >>> look(net, *net.init(jax.random.key(0), x), x).uses_float16
           True
         """
-        return any(array.dtype == jnp.float16 for array in arrays_in(self.program.jaxpr))
+        jaxpr = self.program.jaxpr
+        losses = self.values[0] if isinstance(self.values, tuple) else self.values
+        count = len(jax.tree.leaves(losses))
+        are_losses = [i < count for i in range(len(jaxpr.outvars))]
+        return any(array.dtype == jnp.float16 for array in arrays_behind(jaxpr, are_losses))
 
 
 def look(

@@ -58,6 +58,23 @@ def test_the_loss_is_scaled_if_something_is_computed_in_float16(net, scaled):
     assert ("65536" in text or "is_finite" in text) == scaled
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "jit"])
+def test_a_metric_in_float16_does_not_scale_the_loss(compiled):
+    def objective(m, x, y):
+        def values(z, y):
+            loss = jnp.square(z - y).mean(-1)
+            return loss, {"half": (z - y).astype(jnp.float16).mean(-1)}
+
+        return (jax.jit(values) if compiled else values)(m(jn.dense(1), x), y)
+
+    x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
+    trainer = jn.trainer(jn.compose(objective), optax.sgd(0.1))
+    train_state = trainer.init(jax.random.key(0), (x, y))
+    assert not isinstance(train_state.opt_state, LossScale)
+    _, metrics = trainer.step(train_state, (x, y))
+    assert np.isfinite(metrics["half"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_step_that_overflows_changes_the_scale_alone(accumulate):
