@@ -1,7 +1,7 @@
 """A trainer: `init(key, batch) -> train_state` and `step(train_state, batch)`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from jaxnet.training.look import attempt, check_captured, look
 from jaxnet.training.loss_scale import started
 from jaxnet.training.objective import Average, hint_of_batch
 from jaxnet.training.placement import Where, check_processes, is_named, placed, shardings_of
+from jaxnet.training.report import RATE, check_report, learning_rate
 from jaxnet.training.targets import check_targets
 from jaxnet.training.train_state import Objectives, TrainState, as_stored, only, without_weak_types
 from jaxnet.training.update import Update
@@ -125,6 +126,7 @@ def trainer(
     loss_scale: float | None = None,
     shapes: int = 1,
     donate: bool = True,
+    report: Sequence[str] = (),
 ) -> Trainer:
     """Return the trainer of an objective.
 
@@ -166,6 +168,9 @@ def trainer(
         gone. False keeps it, for twice the memory. Ctrl-C in a loop of steps, in a cell or at the
         top of a program, loses nothing: it is handled before the next step donates. In a function
         of your own the variables end with it: catch KeyboardInterrupt there, and return them.
+      report: What else the metrics of a step, and so the lines of `jn.fit`, have: "gradient_norm",
+        of all params together, and "learning_rate", for an optimizer made by
+        `optax.inject_hyperparams`. An epoch has the means over its steps.
 
     Returns:
       A `Trainer`: `init(key, batch, params=None)` returns a train state, and `step(train_state,
@@ -173,7 +178,8 @@ def trainer(
 
     Raises:
       TypeError: If `objective` is not a layer, or if `optimizer` is not an optax optimizer.
-      ValueError: If `accumulate` or `shapes` is below 1.
+      ValueError: If `accumulate` or `shapes` is below 1, or `report` has another name.
+      ValueError: In `init`, if a learning rate is to be reported and the optimizer holds none.
       ValueError: In the step, if a batch is accumulated whose loss is one value per batch and whose
         rows `accumulate` does not divide, or whose weights depend on the params.
 
@@ -205,6 +211,7 @@ def trainer(
     checks.all_at_least("trainer", accumulate=accumulate, shapes=shapes)
     checks.check_options("trainer", donate=donate)
     checks.within("trainer", "loss_scale", loss_scale, "(0, inf)", optional=True)
+    report = check_report(report)
     optimizer = optax.with_extra_args_support(optimizer)
     kept = Kept(Watcher(shapes), Memo((objective, optimizer)))
     # Eager zeros would compile for each shape.
@@ -220,6 +227,8 @@ def trainer(
         seen = attempt(look, objective, filled, state, specs)
         check_captured(objective, filled, seen)
         opt_state = start(filled)
+        if RATE in report:
+            learning_rate(opt_state)  # raises if there is none
         if loss_scale is not None or (seen and seen.uses_float16):
             opt_state = started(loss_scale, opt_state, filled)
         return TrainState(
@@ -230,7 +239,7 @@ def trainer(
             key=as_stored(child_key(key, "train")),
         )
 
-    update = Update(objective, optimizer, accumulate, loss_scale, kept.watcher)
+    update = Update(objective, optimizer, accumulate, loss_scale, kept.watcher, report)
     step = step_of(update, objective, kept, donate)
     return Trainer(init, step, update=update, objective=objective, optimizer=optimizer, _kept=kept)
 

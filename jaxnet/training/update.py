@@ -16,6 +16,7 @@ from jaxnet.training.batching import rows_in
 from jaxnet.training.look import rows_are_in_order
 from jaxnet.training.loss_scale import scaled, settled, unscaled, unwrapped
 from jaxnet.training.objective import Average, averaged
+from jaxnet.training.report import reported
 from jaxnet.training.targets import check_metrics
 from jaxnet.training.train_state import TrainState, step_key
 from jaxnet.training.watch import Watcher
@@ -31,6 +32,7 @@ class Update:
       accumulate: Number of parts of a batch, as in `jn.trainer`.
       loss_scale: Constant scale of the loss; None for a dynamic scale, or for none.
       watcher: Warns, while an update is traced, about state that does not change.
+      report: What to add to the averages, as in `jn.trainer`.
     """
 
     objective: Layer
@@ -38,6 +40,7 @@ class Update:
     accumulate: int
     loss_scale: float | None
     watcher: Watcher
+    report: tuple[str, ...] = ()
 
     def __call__(
         self, train_state: TrainState, batch: PyTree, mask: jax.Array | None = None
@@ -74,6 +77,7 @@ class Update:
             updates, opt_state = _updates(self.optimizer, grads, opt_state, floats, extra)
             params = with_floats(train_state.params, optax.apply_updates(floats, updates))
         finite = _finite(with_floats(train_state.params, grads))
+        found = reported(self.report, found, grads, opt_state)
         step = train_state.step + 1
         after = train_state._replace(step=step, params=params, state=state, opt_state=opt_state)
         return settled(self.loss_scale, train_state, after, finite), found, finite
