@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from jaxnet.services.checks import as_rows, to_device
+from jaxnet.core import Layer, Params, State
+from jaxnet.services.checks import as_rows, rows_not_finite, to_device
 from jaxnet.services.trees import PyTree, path_name
 from jaxnet.training import placement
 from jaxnet.training.batching import Batching, batching_of, rows_in
-from jaxnet.training.look import look, rows_are_in_order
+from jaxnet.training.look import attempt, look, rows_are_in_order
 from jaxnet.training.targets import check_metrics, check_targets
 from jaxnet.training.train_state import Objectives
 
@@ -85,7 +88,8 @@ class DataAdapter:
         return self._batched(variables, self.checked(variables, data))
 
     def prepare_on_device(self, variables: Any, data: PyTree) -> PreparedData:
-        """Return what `prepare` does, of arrays that `data_on_device` has checked."""
+        """Return what `prepare` does, of arrays that `data_on_device` has moved."""
+        self._check_finite(variables, data, data)
         self._check(variables, data)
         return self._batched(variables, data)
 
@@ -123,9 +127,34 @@ class DataAdapter:
         Raises:
           ValueError: If the data do not fit the objective or the processes.
         """
-        data = data_on_device(data, self.data_name or f"{self.who}: data")
-        self._check(variables, data)
-        return data
+        moved = data_on_device(data, self._name_of_data(), finite=False)
+        self._check_finite(variables, data, moved)
+        self._check(variables, moved)
+        return moved
+
+    def _name_of_data(self) -> str:
+        return self.data_name or f"{self.who}: data"
+
+    def _check_finite(self, variables: Any, data: PyTree, moved: PyTree) -> None:
+        """Raise for rows with NaN or Inf, unless the objective leaves them out of its values.
+
+        Arrays of a stream that are on the device already are not looked at, since that would wait
+        for the device in each step.
+
+        Args:
+          variables: Train_state or `Variables`.
+          data: Arrays as they were given.
+          moved: The same on the device.
+        """
+        wrong = rows_not_finite(data, on_device=not self.stream)
+        if wrong is None:
+            return
+        some = np.flatnonzero(wrong)[: self.batch_size]
+        rows = jax.tree.map(lambda a: a[some], moved)
+        found = list(self.objectives(variables, moved))
+        if found and all(attempt(_is_finite, *each, rows) for each in found):
+            return
+        as_rows(jax.tree.map(np.asarray, moved), self._name_of_data())
 
     def _check(self, variables: Any, data: PyTree) -> None:
         """Raise unless arrays on the device fit the objective and the processes."""
@@ -172,10 +201,21 @@ def is_stream(data: Any) -> bool:
     return True
 
 
-def data_on_device(data: PyTree, who: str, items: str = "examples") -> PyTree:
-    """Check the arrays and move them to the default device."""
+def _is_finite(objective: Layer, params: Params, state: State, rows: PyTree) -> bool:
+    """Return whether the values of an objective are finite for some rows."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves((params, state))):
+        params, state = objective.init(jax.random.key(0), rows)  # before the params are drawn
+    (values, _), _ = objective.apply(params, state, rows, key=jax.random.key(0))
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(values))
+
+
+def data_on_device(
+    data: PyTree, who: str, items: str = "examples", *, finite: bool = True
+) -> PyTree:
+    """Check the arrays and move them to the default device; `finite`: whether NaN and Inf raise."""
 
     def move(path, leaf):
         return to_device(who, path_name(path) or "the array", leaf)
 
-    return jax.tree_util.tree_map_with_path(move, as_rows(data, who, items))
+    rows = as_rows(data, who, items, finite=finite)
+    return jax.tree_util.tree_map_with_path(move, rows)

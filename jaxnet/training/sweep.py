@@ -265,7 +265,7 @@ def sweep(
     _check_optimizer(optimizer, settings[0])
     checks.check_arrays("sweep: params", params)
     items = "seeds" if own_data else "examples"
-    data = data_on_device(data, "sweep: data", items)
+    data = data_on_device(data, "sweep: data", items, finite=own_data)
     runs = _Runs(
         objective=objective,
         optimizer=optimizer,
@@ -280,7 +280,11 @@ def sweep(
     if folds is not None:
         found = _cross_validated(runs, data)
     else:
-        test = None if evaluate is None else data_on_device(evaluate, "sweep: evaluate", items)
+        test = (
+            None
+            if evaluate is None
+            else data_on_device(evaluate, "sweep: evaluate", items, finite=own_data)
+        )
         found = runs.train(data, test, own_data)
     return found._replace(seconds=time.perf_counter() - began)
 
@@ -339,7 +343,7 @@ class _Runs:
         trainer = make_trainer(self.objective, self._made(self.settings[0]))
         first = jax.eval_shape(trainer.init, jax.random.key(0), batch)
         prepare = functools.partial(_prepared, self.objective, first, own_data)
-        prepared = prepare("sweep", data, self.batch_size, train=True, shuffle=self.shuffle)
+        prepared = prepare("sweep: data", data, self.batch_size, train=True, shuffle=self.shuffle)
         batching = prepared.batching
         measure_run = None
         if test is not None:
@@ -467,7 +471,14 @@ def _prepared(
     if own_data:
         data = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
     size = min(batch_size, rows)
-    adapter = DataAdapter(who, only(objective), size, rows_per_pass=rows, **options)
+    adapter = DataAdapter(
+        who.removesuffix(": data"),
+        only(objective),
+        size,
+        data_name=who,
+        rows_per_pass=rows,
+        **options,
+    )
     return adapter.prepare_on_device(train_state, data)
 
 

@@ -9,6 +9,7 @@ import re
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -217,3 +218,42 @@ def test_rows_that_continue_rows_are_not_shuffled():
         with pytest.raises(ValueError) as found:
             call()
         assert after_the_name(found.value) == words
+
+
+def masked_square(outputs, targets):
+    """Per example, over the targets that are known."""
+    known = ~jnp.isnan(targets)
+    errors = jnp.where(known, outputs - jnp.where(known, targets, 0), 0)
+    return jnp.square(errors).sum(-1)
+
+
+CALLS_WITH_DATA = {
+    "fit": lambda data: [
+        *jn.fit(
+            trainer := jn.trainer(jn.supervised(jn.dense(2), masked_square), optax.sgd(0.1)),
+            trainer.init(jax.random.key(0), data),
+            data,
+            epochs=1,
+            progress=False,
+        )
+    ],
+    "sweep": lambda data: jn.sweep(
+        jn.supervised(jn.dense(2), masked_square),
+        lambda: optax.sgd(0.1),
+        data,
+        epochs=1,
+        seeds=2,
+        progress=False,
+    ),
+}
+
+
+@pytest.mark.parametrize("library", [np, jnp], ids=["numpy", "jax"])
+@pytest.mark.parametrize("call", CALLS_WITH_DATA)
+def test_nan_that_the_loss_leaves_out_trains(call, library):
+    x, y = np.ones((6, 3), np.float32), np.ones((6, 2), np.float32)
+    y[2, 1] = np.nan
+    CALLS_WITH_DATA[call]((library.asarray(x), library.asarray(y)))
+    x[4, 0] = np.inf
+    with pytest.raises(ValueError, match=r"1 of 6 examples contain NaN or Inf, .* index 4"):
+        CALLS_WITH_DATA[call]((library.asarray(x), library.asarray(np.nan_to_num(y))))

@@ -92,6 +92,36 @@ def is_list_of_batches(data: Any) -> bool:
     return nested and len(set(map(jax.tree.structure, data))) == 1
 
 
+def rows_not_finite(data: PyTree, *, on_device: bool = True) -> np.ndarray | None:
+    """Return which rows of arrays contain NaN or Inf; None if all are finite.
+
+    Args:
+      data: Arrays with one example per row, also of other libraries.
+      on_device: Whether JAX's arrays are looked at too; not if other processes hold parts of them.
+
+    Example:
+      >>> rows_not_finite((np.array([[1.0], [np.nan]]), np.array([1, 2]))).tolist()
+      [False, True]
+    """
+    found = None
+    for _, leaf in flat(data, is_sparse):
+        if isinstance(leaf, jax.Array) and not (on_device and leaf.is_fully_addressable):
+            continue
+        array = leaf if isinstance(leaf, jax.Array) else to_numpy("data", "the array", leaf)
+        finite = _finite_rows(array)
+        if finite is not None and not finite.all():
+            found = ~finite if found is None else found | ~finite
+    return found
+
+
+def _finite_rows(x: Any) -> np.ndarray | None:
+    """Return whether each row of an array is finite; None for integers."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return None
+    library = jnp if isinstance(x, jax.Array) else np
+    return np.asarray(library.isfinite(x).all(axis=tuple(range(1, x.ndim))))
+
+
 def check_finite(who: str, x: Any, items: str = "examples") -> None:
     """Raise if rows contain NaN or Inf.
 
@@ -106,12 +136,8 @@ def check_finite(who: str, x: Any, items: str = "examples") -> None:
       ...
       ValueError: fit_pca: 1 of 2 examples contain NaN or Inf, the first at index 1. Replace ...
     """
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        return
-    library = jnp if isinstance(x, jax.Array) else np
-    other_axes = tuple(range(1, x.ndim))
-    finite = np.asarray(library.isfinite(x).all(axis=other_axes))
-    if not finite.all():
+    finite = _finite_rows(x)
+    if finite is not None and not finite.all():
         raise ValueError(
             f"{who}: {(~finite).sum()} of {len(x)} {items} contain NaN or Inf, "
             f"the first at index {int(np.argmin(finite))}. Replace what is missing by a number, "
