@@ -8,7 +8,7 @@ How an input and a key travel through a net, for `net = jn.serial(jn.dense(4), j
    through a `Scope`, which gives the layer a name that is free in its parent, such as "dense", and
    notes what it asks for. Nothing is computed, and no number is drawn.
 3. Then each entry is drawn with a key of its own: `child_key(key, name)`, layer by layer. So an
-   entry does not change if another layer is added.
+   entry does not change if a layer of another name is added.
 4. `net.apply(params, state, x, key=key, train=True)` calls `run`, and so does each `m(dense, x)`,
    with the params and state below the name, and with the key of the name. A transform gets the
    layer inside as a function `run(params, state, x)`, and never makes another layer.

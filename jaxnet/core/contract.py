@@ -174,8 +174,10 @@ def spec(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStru
 def child_key(key: jax.Array, name: str) -> jax.Array:
     """Return the random key of the child called `name`: `fold_in(key, crc32(name))`.
 
-    A key depends on the names above it and on nothing else, so inserting a layer does not
-    change another layer's values. A layer that draws several parameters uses it for them too.
+    A key depends on the names above it and on nothing else. So another layer does not change the
+    values of a layer with a name of its own; default names are counted, "dense", "dense_1", and
+    behind a new layer of the same kind they move on. A layer that draws several parameters uses it
+    for them too.
 
     Returns:
       A random key of the same kind as `key`.

@@ -5,6 +5,7 @@ once, by the innermost call.
 """
 
 import math
+import re
 from contextvars import ContextVar
 from typing import Any
 
@@ -161,6 +162,36 @@ def _other_features(
         f"The params expect {trained:,} input features, but this input has {features:,}. Did the "
         "image size or the number of channels change since init, or is the batch axis missing?"
     )
+
+
+def moved_names(needed: dict[str, Any], given: dict[str, Any]) -> str:
+    """Return a hint if params stand under the name that another layer has by default now.
+
+    Args:
+      needed, given: Params of a layer, with those of the layers that it calls.
+
+    Example:
+      >>> old, new = ({"kernel": jn.spec((3, width))} for width in (4, 2))
+      >>> moved_names({"dense": new, "dense_1": old}, {"dense": old})[:40]
+      'dense_1 has the shapes of the old dense:'
+    """
+
+    def shapes(tree: Any) -> Any:
+        return {path: np.shape(leaf) for path, leaf in trees.flat(tree)}
+
+    for name, tree in needed.items():
+        base, wanted = re.sub(r"_\d+$", "", name), shapes(tree)
+        if name in given and shapes(given[name]) == wanted:
+            continue
+        family = [old for old in given if re.fullmatch(rf"{re.escape(base)}(_\d+)?", old)]
+        for old in family:
+            if old != name and shapes(given[old]) == wanted:
+                return (
+                    f"{name} has the shapes of the old {old}: default names are counted, so a "
+                    "layer that is added or left out changes those behind it. Give the layers "
+                    f"names of their own, such as name='first_{base}'"
+                )
+    return ""
 
 
 def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:

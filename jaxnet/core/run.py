@@ -16,7 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype
-from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, compare, drawn, here
+from jaxnet.core.errors import (
+    Misfit,
+    call,
+    calls,
+    check_kept,
+    check_pair,
+    compare,
+    drawn,
+    here,
+    moved_names,
+)
 from jaxnet.core.foreign import check_holds_no_weights
 from jaxnet.core.inputs import gathered
 from jaxnet.core.keys import SPLIT, Withheld, folded, key_at, key_of_turn, usable
@@ -131,6 +141,11 @@ def run(
     except Misfit as error:
         if not hasattr(error, "_jaxnet_noted"):  # raised by this layer's own m.param
             _compare(layer, params, state, x, mode)  # these errors name all misfits
+        elif not hasattr(error, "_jaxnet_hinted"):  # raised by a layer that this one called
+            needed, _ = entries(layer, x, mode)
+            if hint := moved_names(needed, params):
+                error.add_note(hint)
+                error._jaxnet_hinted = True  # type: ignore[attr-defined]
         raise
 
 

@@ -203,3 +203,17 @@ def test_an_initializer_that_uses_another_param():
 
     with pytest.raises(ValueError, match="forward: the initializer of 'gain' uses an array from"):
         jn.compose(forward).init(jax.random.key(0), jnp.ones((2, 3)))
+
+
+def test_a_layer_in_front_moves_the_default_names():
+    x = jnp.ones((2, 3))
+    params, state = jn.serial(jn.dense(4), jnp.tanh, jn.dense(2)).init(jax.random.key(0), x)
+    longer = jn.serial(jn.dense(3), jn.dense(4), jnp.tanh, jn.dense(2))
+    with pytest.raises(jn.Misfit) as error:
+        longer.apply(params, state, x)
+    hint = "dense_1 has the shapes of the old dense: default names are counted"
+    assert [note for note in error.value.__notes__ if note.startswith(hint)]
+    named = jn.serial(jn.dense(3), jn.dense(4, name="first"), jnp.tanh, jn.dense(2, name="last"))
+    with pytest.raises(jn.Misfit) as error:
+        named.apply(params, state, x)
+    assert not [note for note in error.value.__notes__ if "counted" in note]
