@@ -257,6 +257,12 @@ def _fitting(outputs: PyTree, targets: PyTree) -> str:
         write = f"a loss of labels, such as {labels}, or jax.nn.one_hot(targets, {given[-1]})"
     elif given[:-1] == wanted and len(given) > 1:
         write = f"targets.astype(int) {single}"
+    elif given[1:2] == wanted[:1] != given[:1] and len(given) > len(wanted):
+        return (
+            f"The outputs have an axis of {given[0]} before that of the examples, as those of "
+            "jn.ensemble. Write the sum of the members' losses: lambda outputs, targets: "
+            "jax.vmap(loss, (0, None))(outputs, targets).sum(0)"
+        )
     elif given and wanted and given[0] != wanted[0]:
         return (
             f"There are {given[0]:,} outputs, but {wanted[0]:,} targets. Inputs and targets need "

@@ -10,8 +10,10 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training.objective import averaged, per_example
-from tests.helpers import jit_apply
+from tests.helpers import close, jit_apply
 from tests.training.conftest import KEY, same, started
+
+CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
 
 PARAMS = {"kernel": jnp.array([[2.0], [1.0]])}
 NET = jn.dense(1, use_bias=False)
@@ -480,3 +482,21 @@ def test_a_weight_may_be_a_fraction():
     found = averages((values, {"pair": pairs}), values, weights, "net")
     assert found["loss"] == (pytest.approx(3.5 / 1.5), 1.5)
     assert found["pair"] == (pytest.approx(13 / 5), 5)
+
+
+def test_members_of_an_ensemble_are_trained_by_the_sum_of_their_losses():
+    x, y = np.ones((5, 3), np.float32), np.zeros(5, int)
+    net = jn.ensemble(jn.dense(2), 3)
+
+    def trained(loss):
+        trainer = jn.trainer(jn.supervised(net, loss), optax.sgd(0.1))
+        return trainer.step(trainer.init(jax.random.key(0), (x, y)), (x, y))
+
+    with pytest.raises(ValueError, match="an axis of 3 before that of the examples, as those of"):
+        trained(CROSS_ENTROPY)
+    train_state, _ = trained(lambda z, y: jax.vmap(CROSS_ENTROPY, (0, None))(z, y).sum(0))
+    alone = jn.trainer(jn.supervised(jn.dense(2), CROSS_ENTROPY), optax.sgd(0.1))
+    first, state = net.init(jn.child_key(jax.random.key(0), "init"), x)
+    params = jax.tree.map(lambda leaf: leaf[1], first)
+    member, _ = alone.step(alone.init(jax.random.key(0), (x, y), params=params), (x, y))
+    close(jax.tree.map(lambda leaf: leaf[1], train_state.params), member.params, 1e-6)

@@ -58,6 +58,9 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
             "numbers by table[[...]].to_numpy(np.float32), and give each other column as integers, "
             "such as names, ids = np.unique(column, return_inverse=True)"
         )
+    if isinstance(value, Mapping):
+        got = type(value).__name__
+        raise TypeError(f"{who}: {what} must be a dict or an array, got {got}; write dict({what})")
     hint = _instead_of(value)
     if hint:
         raise TypeError(f"{who}: {what} must be an array, got {type(value).__name__}; {hint}")
@@ -77,8 +80,6 @@ def _instead_of(value: Any) -> str:
     """Return what to write instead of an object that is no array; "" if it may be one."""
     if is_sparse(value):
         return "it is sparse: write x.toarray() or, in JAX, x.todense()"
-    if isinstance(value, Mapping):
-        return "write dict(x)"
     if hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
         return "for a loader, pass one batch"
     return ""
