@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import jax
 
+from jaxnet.services.checks import check_options
 from jaxnet.services.jaxprs import arrays_in
 
-# Options of glibc's `mallopt`, from its malloc.h, and their values here. Arrays come from the heap
-# and not from separate mappings, and neither a heap's end nor an empty heap is given back.
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
-OPTIONS = {
+# Options of glibc's `mallopt`, from its malloc.h.
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -2, -3, -4, -8
+# Arrays come from the heap and not from separate mappings, and neither a heap's end nor an empty
+# heap is given back.
+KEEP = {
     MMAP_MAX: 0,
     TRIM_THRESHOLD: 2**31 - 1,
     TOP_PAD: 64 * 2**20,
@@ -20,15 +22,24 @@ OPTIONS = {
     # XLA's threads would wait for each other, and small steps would be much slower.
     ARENA_MAX: 8,
 }
+# glibc's own values. Its thresholds grow as large arrays are freed, up to these, and stay there.
+GIVE_BACK = {
+    MMAP_MAX: 65536,
+    MMAP_THRESHOLD: 32 * 2**20,
+    TRIM_THRESHOLD: 64 * 2**20,
+    TOP_PAD: 128 * 2**10,
+    ARENA_MAX: 0,  # by the number of processors
+}
 
 # The heap of a thread has blocks of 64 MiB, and larger arrays get a mapping after all. XLA puts all
 # temporary arrays of a program into one, unless asked for several.
 PIECE = 56 * 2**20
 IN_PIECES = {"xla_multiheap_size_constraint_per_heap": PIECE}
-_kept = False  # whether they are set; glibc's options belong to the process
+_kept = False  # whether memory is kept; glibc's options belong to the process
+_waits = None  # JAX's own setting of its dispatch, before memory was kept
 
 
-def reuse_memory() -> bool:
+def reuse_memory(keep: bool = True) -> bool:
     """Keep freed memory in the process for the next step; for training on CPU under Linux.
 
     By default glibc gives every array of more than 32 MiB back to the system when it is freed, and
@@ -38,8 +49,11 @@ def reuse_memory() -> bool:
     which cannot hold programs so divided. It also makes JAX run programs on the calling thread,
     whose heap can grow (`jax_cpu_enable_async_dispatch`). This makes steps of less than a
     millisecond slower, by about 0.04 ms each. Call it once, before the first computation; it holds
-    for the whole process and cannot be undone. The process keeps its largest demand so far until it
-    ends.
+    for the whole process. Nothing else in the library changes settings of the process.
+
+    Args:
+      keep: Whether to keep memory. False gives what is free back to the system, and restores the
+        settings; programs that were compiled before stay divided.
 
     Returns:
       Whether the process takes the setting; False, and nothing changes, without glibc.
@@ -48,20 +62,30 @@ def reuse_memory() -> bool:
       >>> jn.reuse_memory()  # doctest: +SKIP
       True
     """
-    if kept := keep_freed():
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
-    return kept
-
-
-def keep_freed() -> bool:
-    """Ask glibc to keep freed memory, and return whether it does."""
+    check_options("reuse_memory", keep=keep)
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
-    global _kept
-    mallopt = ctypes.CDLL(None).mallopt
+    global _kept, _waits
+    library = ctypes.CDLL(None)
+    if keep and not _kept:
+        _waits = jax.config.values["jax_cpu_enable_async_dispatch"]
+    if not _set(library, KEEP if keep else GIVE_BACK):
+        return False
+    if keep:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    else:
+        library.malloc_trim(0)
+        if _waits is not None:
+            jax.config.update("jax_cpu_enable_async_dispatch", _waits)
+    _kept = keep
+    return True
+
+
+def _set(library: ctypes.CDLL, options: dict[int, int]) -> bool:
+    """Set glibc's options, and return whether it takes them."""
+    mallopt = library.mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    _kept = all([mallopt(option, value) == 1 for option, value in OPTIONS.items()])
-    return _kept
+    return all([mallopt(option, value) == 1 for option, value in options.items()])
 
 
 def jit(run: Callable, **options) -> Callable:

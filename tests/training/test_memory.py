@@ -35,9 +35,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(program: str, setting: str = "1") -> int:
+def faults(program: str) -> int:
     """What a program prints in a fresh process."""
-    environment = os.environ | {"JAXNET_REUSE_MEMORY": setting}
+    environment = {**os.environ}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     run = [sys.executable, "-c", program]
     done = subprocess.run(run, capture_output=True, text=True, env=environment)
@@ -47,21 +47,40 @@ def faults(program: str, setting: str = "1") -> int:
 
 @pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has this setting")
-@pytest.mark.parametrize(("call", "megabytes"), [
-    ("assert jn.reuse_memory()", 80),
-    ("jn.trainer(jn.supervised(jn.dense(2), optax.l2_loss), optax.sgd(0.1))", 48),
-])  # fmt: skip
-def test_pages_are_used_again(call, megabytes):
-    program = PROGRAM.replace("MEGABYTES", str(megabytes))
-    kept, not_kept = (faults(program.replace("CALL", each)) for each in (call, ""))
-    assert 0 <= kept < 0.1 * not_kept
+def test_pages_are_used_again():
+    program = PROGRAM.replace("MEGABYTES", "80")
+    trains = "jn.trainer(jn.supervised(jn.dense(2), optax.l2_loss), optax.sgd(0.1))"
+    by_default, with_trainer = (faults(program.replace("CALL", each)) for each in ("", trains))
+    assert 0.9 < with_trainer / by_default < 1.1  # a trainer leaves the process alone
+    keeps = "assert jn.reuse_memory()"
+    assert 0 <= faults(program.replace("CALL", keeps)) < 0.1 * by_default
+    restores = f"{keeps}; assert jn.reuse_memory(False)"
+    assert faults(program.replace("CALL", restores)) > 0.9 * by_default
 
 
-def test_a_trainer_leaves_the_process_alone(monkeypatch):
-    called = []
-    monkeypatch.setattr(memory, "keep_freed", lambda: called.append(True))
-    jn.trainer(jn.supervised(jn.dense(2), optax.l2_loss), optax.sgd(0.1))
-    assert not called
+GIVEN_BACK = """
+import numpy as np
+import jax, jaxnet as jn
+
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+before = jax.config.values["jax_cpu_enable_async_dispatch"]
+jn.reuse_memory()
+arrays = [np.ones(10_000_000) for _ in range(5)]
+del arrays
+kept = held()
+jn.reuse_memory(False)
+assert jax.config.values["jax_cpu_enable_async_dispatch"] == before
+print((kept - held()) // 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has this setting")
+def test_what_was_kept_is_given_back():
+    assert faults(GIVEN_BACK) > 300  # megabytes of 400
 
 
 @pytest.mark.parametrize(("module", "name", "value"), [
@@ -77,6 +96,7 @@ DEEP = """
 import resource
 import jax, jax.numpy as jnp, optax
 import jaxnet as jn
+CALL
 net = jn.serial(*[layer for _ in range(8) for layer in (jn.dense(1024), jnp.tanh)])
 trainer = jn.trainer(jn.supervised(net, optax.l2_loss), optax.sgd(0.1))
 x = jnp.ones((2_000, 1024))
@@ -94,8 +114,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has this setting")
 def test_a_step_uses_its_pages_again():
     # In all, the step's temporary arrays have 130 MB.
-    assert faults(DEEP, "0") > 50_000
-    assert faults(DEEP, "1") < 10_000
+    assert faults(DEEP.replace("CALL", "")) > 50_000
+    assert faults(DEEP.replace("CALL", "assert jn.reuse_memory()")) < 10_000
 
 
 @pytest.fixture
