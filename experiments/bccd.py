@@ -281,7 +281,7 @@ def detector(net: jn.Layer, config: Config, score: float) -> Callable:
     def program(params, state, x):
         outputs, _ = net.apply(params, state, x)
         return jn.models.yolo_detect(
-            outputs, boxes=config.boxes, score=score, iou=config.overlap, most=60
+            outputs, boxes=config.boxes, score=score, iou=config.overlap, max_outputs=60
         )
 
     return program

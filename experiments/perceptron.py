@@ -224,7 +224,7 @@ def animate(figures, path: Path, seconds: float = 0.35) -> Path:
 def separable(config: Config):
     """Return mistakes against Novikoff's bound, and the line after each of them."""
     x, y, line = line_data(config.points)
-    run = train_perceptron(x, y, passes=config.passes)
+    run = train_perceptron(x, y, max_epochs=config.passes)
     bound = mistake_bound(x, y, line)
     print(f"{len(x)} separable points: {run}; Novikoff's bound is {bound:.0f} mistakes")
     moments = watch(x, y, config.passes)
@@ -256,7 +256,7 @@ def xor(config: Config):
         if layer is not None:
             params, _ = layer.init(jax.random.key(0), x)
             mapped, _ = layer.apply(params, {}, x)
-        run = train_perceptron(mapped, y, passes=config.passes)
+        run = train_perceptron(mapped, y, max_epochs=config.passes)
         print(f"XOR, {name}: {run}")
         converged[name] = run.converged
         panels[name] = decision(run.params, layer, params)
@@ -270,7 +270,7 @@ def digit_pairs(config: Config):
     separated, accuracies = [], []
     for a, b in list(itertools.combinations(range(10), 2))[: config.pairs]:
         here, there = np.isin(y, (a, b)), np.isin(y_test, (a, b))
-        run = train_perceptron(x[here].reshape(-1, 64), y[here] == b, passes=config.passes)
+        run = train_perceptron(x[here].reshape(-1, 64), y[here] == b, max_epochs=config.passes)
         read, _ = perceptron().apply(run.params, {}, x_test[there].reshape(-1, 64))
         separated.append(run.converged)
         accuracies.append(float((read[:, 0] == (y_test[there] == b)).mean()))
@@ -294,7 +294,7 @@ def ten_digits(config: Config):
             params, _ = layer.init(jax.random.key(seed), x)
             mapped = tuple(layer.apply(params, {}, a)[0] for a in (x, x_test))
         one_per_class = y[order, None] == np.arange(10)
-        run = train_perceptron(mapped[0][order], one_per_class, passes=config.passes)
+        run = train_perceptron(mapped[0][order], one_per_class, max_epochs=config.passes)
         scores, _ = jn.dense(10).apply(run.params, {}, mapped[1])
         print(
             f"ten perceptrons, {name}, seed {seed}: {run.mistakes.sum()} mistakes in "

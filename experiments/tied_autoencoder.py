@@ -40,7 +40,8 @@ def tied_autoencoder(
     """
     encoder = jn.dense(features, kernel_init=kernel_init, name="encoder")
     decoder = jn.compose(
-        lambda m, y: jn.ops.plus(y, m.param("bias", decoder_bias_init, y.shape[1:])), name="decoder"
+        lambda m, y: jn.ops.add_bias(y, m.param("bias", decoder_bias_init, y.shape[1:])),
+        name="decoder",
     )
 
     def forward(m, x):

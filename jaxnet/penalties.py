@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.services.checks import all_native, within
 from jaxnet.services.paths import KERNEL as _KERNEL
 from jaxnet.services.paths import check_patterns, fits
@@ -143,7 +143,7 @@ def _penalty(who: str, strength: float, where: str, norm: Callable) -> Penalty:
     _check_options(who, strength, where)
 
     def penalty(params):
-        norms = [norm(wide(w)) for w in _chosen(who, params, where)]
+        norms = [norm(at_least_float32(w)) for w in _chosen(who, params, where)]
         return jnp.asarray(strength * sum(norms))
 
     return penalty

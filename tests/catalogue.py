@@ -15,7 +15,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import Layer, spec
-from jaxnet.ops.product import spread
+from jaxnet.ops.product import broadcast
 
 
 class Row(NamedTuple):
@@ -71,7 +71,7 @@ ROWS = [
         "stateless",
         lambda: jn.stateless(
             lambda key, x: {"w": jax.random.normal(key, x.shape[1:])},
-            lambda p, x: spread(p["w"], x.shape) * x,
+            lambda p, x: broadcast(p["w"], x.shape) * x,
             "w",
         ),
         spec((3, 4)),

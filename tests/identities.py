@@ -359,7 +359,7 @@ def detection_is_decoding_and_suppression(yolo_detect: Function) -> None:
     outputs = jnp.asarray(RANDOM.uniform(0.1, 0.9, (1, 2, 2, 13)), jnp.float32)  # 3 classes
     found, scores = jax.device_get(jax.jit(jn.models.yolo_decode)(outputs))
     boxes, scores = found[0], scores[0]
-    got = jax.device_get(jax.jit(partial(yolo_detect, score=0.1, iou=0.3, most=6))(outputs))
+    got = jax.device_get(jax.jit(partial(yolo_detect, score=0.1, iou=0.3, max_outputs=6))(outputs))
     overlap = oracles.iou(boxes, boxes)
     kept = []
     for c in range(3):

@@ -114,8 +114,8 @@ def _stay(frames: float) -> float:
 def loop(chains: Chains, penalty: float) -> dict[str, jax.Array]:
     """Return one chain of all digits, which may follow one another with or without silence."""
     states, silence = chains.states, chains.silence
-    start = np.full(silence + 1, hmm.NEVER)
-    transition = np.full((silence + 1, silence + 1), hmm.NEVER)
+    start = np.full(silence + 1, hmm.LOG_ZERO)
+    transition = np.full((silence + 1, silence + 1), hmm.LOG_ZERO)
     first = np.arange(10) * states
     start[first], start[silence] = np.log(0.05), np.log(0.5)
     for digit, chain in enumerate(chains.chains):

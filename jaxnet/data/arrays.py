@@ -17,13 +17,13 @@ from jaxnet.services.trees import PyTree, describe
 
 
 def split(
-    data: PyTree, share: float = 0.2, *, seed: int = 0, labels: Any = None
+    data: PyTree, test_fraction: float = 0.2, *, seed: int = 0, labels: Any = None
 ) -> tuple[PyTree, PyTree]:
     """Split the data into two parts at random, the second held out.
 
     Args:
       data: Array or pytree of arrays, one example per row. Columns and data frames become arrays.
-      share: Fraction of the examples to hold out, in (0, 1).
+      test_fraction: Fraction of the examples to hold out, in (0, 1).
       seed: Seed of the draw. The same seed and number of examples always give the same parts.
       labels: Classes (examples,) for a stratified split, which holds out the same fraction of each
         class, but at least one example, so that both parts contain rare classes. A class of one
@@ -33,8 +33,8 @@ def split(
       (rest, held out), each with the structure and the order of `data`.
 
     Raises:
-      TypeError: If `share` or `seed` is not a number.
-      ValueError: If `share` is outside (0, 1) or leaves a part empty.
+      TypeError: If `test_fraction` or `seed` is not a number.
+      ValueError: If `test_fraction` is outside (0, 1) or leaves a part empty.
       ValueError: If the arrays have different lengths, or zero examples.
 
     Example:
@@ -44,7 +44,7 @@ def split(
       ((4, 2), array([0, 1]))
     """
     data, n = _rows(data, "split")
-    within("split", "share", share, "(0, 1)", "the part to hold out")
+    within("split", "test_fraction", test_fraction, "(0, 1)", "the part to hold out")
     at_least("split", "seed", seed, 0)
     stratified = labels is not None
     if labels is None:
@@ -61,12 +61,13 @@ def split(
     held = np.zeros(n, bool)
     orders = [draw.permutation(np.flatnonzero(classes == label)) for label in np.unique(classes)]
     for rows in orders:
-        held[rows[: round(share * len(rows))]] = True
+        held[rows[: round(test_fraction * len(rows))]] = True
     if held.all() or not held.any():
         smallest = 1 / max(len(rows) for rows in orders)  # of the largest class
         other = f"most {1 - smallest:.2g}" if held.all() else f"least {smallest:.2g}"
         raise ValueError(
-            f"split: a share of {share} of {n} examples leaves a part empty; hold out at {other}"
+            f"split: a fraction of {test_fraction} of {n} examples leaves a part empty; hold out "
+            f"at {other}"
         )
     if stratified:
         for rows in orders:

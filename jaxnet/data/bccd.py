@@ -55,8 +55,8 @@ def bccd(
         data = tfds.load("bccd", split, data_dir=data_dir, download=download)
         cells = data["objects"]
         parts.append((_resized(data["image"], size), cells["bbox"], cells["label"]))
-    most = max(len(boxes) for _, lists, _ in parts for boxes in lists)
-    train, validation, test = [(x, pad_boxes(*targets, most=most)) for x, *targets in parts]
+    fullest = max(len(boxes) for _, lists, _ in parts for boxes in lists)
+    train, validation, test = [(x, pad_boxes(*targets, max_boxes=fullest)) for x, *targets in parts]
     return train, validation, test
 
 

@@ -11,7 +11,7 @@ ROUNDING = 1e-3  # distance by which a box may extend beyond the image
 
 
 def pad_boxes(
-    boxes: Sequence[Any], classes: Sequence[Any], *, most: int | None = None
+    boxes: Sequence[Any], classes: Sequence[Any], *, max_boxes: int | None = None
 ) -> dict[str, np.ndarray]:
     """Pad the boxes and classes of each image to arrays of one shape.
 
@@ -24,18 +24,18 @@ def pad_boxes(
       boxes: Array or list (count, 4) for each image: top, left, bottom, right as fractions of the
         image's height and width, in [0, 1]. The counts may differ; [] is an image without boxes.
       classes: Array or list (count,) of whole numbers from 0 for each image.
-      most: Number of boxes per image in the result; by default the largest count, at least 1.
+      max_boxes: Number of boxes per image in the result; by default the largest count, at least 1.
 
     Returns:
-      A dict of "boxes" (images, most, 4) float32, 0 for padding, and "classes" (images, most)
-      int32, -1 for padding.
+      A dict of "boxes" (images, max_boxes, 4) float32, 0 for padding, and "classes" (images,
+      max_boxes) int32, -1 for padding.
 
     Raises:
       TypeError: If an entry is not an array of numbers.
       ValueError: If boxes and classes do not match.
       ValueError: If a box is not in the image or has its corners exchanged.
       ValueError: If a class is negative or not whole.
-      ValueError: If an image has more than `most` boxes.
+      ValueError: If an image has more than `max_boxes` boxes.
 
     Example:
       Two images of 48x64 pixels, the second without an object:
@@ -54,12 +54,14 @@ def pad_boxes(
     pairs = zip(boxes, classes, strict=True)
     kept = [_with_area(i, *pair) for i, pair in enumerate(pairs)]
     fullest = max((len(labels) for _, labels in kept), default=0)
-    most = max(fullest, 1) if most is None else most
-    at_least("pad_boxes", "most", most)
-    if fullest > most:
-        raise ValueError(f"pad_boxes: an image has {fullest} boxes, more than most={most}")
-    padded = np.zeros((len(kept), most, 4), np.float32)
-    padded_labels = np.full((len(kept), most), -1, np.int32)
+    max_boxes = max(fullest, 1) if max_boxes is None else max_boxes
+    at_least("pad_boxes", "max_boxes", max_boxes)
+    if fullest > max_boxes:
+        raise ValueError(
+            f"pad_boxes: an image has {fullest} boxes, more than max_boxes={max_boxes}"
+        )
+    padded = np.zeros((len(kept), max_boxes, 4), np.float32)
+    padded_labels = np.full((len(kept), max_boxes), -1, np.int32)
     for i, (corners, labels) in enumerate(kept):
         padded[i, : len(labels)] = corners
         padded_labels[i, : len(labels)] = labels

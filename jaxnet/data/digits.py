@@ -7,15 +7,15 @@ from jaxnet.services.extras import extra
 from jaxnet.typing import Pair
 
 
-def digits(*, share: float = 0.2, seed: int = 0) -> tuple[Pair, Pair]:
+def digits(*, test_fraction: float = 0.2, seed: int = 0) -> tuple[Pair, Pair]:
     """Load 1,797 handwritten digits of 8x8 pixels, split into training and test digits.
 
     The split is stratified and fixed by its seed: by default 1,438 digits for training and 359 for
-    testing. Compare results only for the same `share` and `seed`. Choose hyperparameters on a split
-    of the training digits (`jn.data.split`), not on the test digits.
+    testing. Compare results only for the same `test_fraction` and `seed`. Choose hyperparameters on
+    a split of the training digits (`jn.data.split`), not on the test digits.
 
     Args:
-      share: Fraction of digits in the test split.
+      test_fraction: Fraction of digits in the test split.
       seed: Seed of the split.
 
     Returns:
@@ -37,4 +37,4 @@ def digits(*, share: float = 0.2, seed: int = 0) -> tuple[Pair, Pair]:
     images, labels = sklearn.load_digits(return_X_y=True)
     x = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)  # (1797, 64) counts in 0..16
     y = labels.astype(np.int32)
-    return split((x, y), share, seed=seed, labels=y)
+    return split((x, y), test_fraction, seed=seed, labels=y)

@@ -22,8 +22,8 @@ class Scenes(NamedTuple):
       images: Images (n, height, width, 3), float32 in [0, 1], dark ink on bright paper.
       masks: Class of each pixel (n, height, width), int32: `classes` for paper, `classes` + 1 for
         void, the pale edge of the ink.
-      boxes: Dict of "boxes" (n, most, 4) float32, (top, left, bottom, right) relative to the image
-        size, 0 for padding, and "classes" (n, most) int32, -1 for padding.
+      boxes: Dict of "boxes" (n, max_digits, 4) float32, (top, left, bottom, right) relative to the
+        image size, 0 for padding, and "classes" (n, max_digits) int32, -1 for padding.
     """
 
     images: np.ndarray
@@ -36,11 +36,11 @@ def digit_scenes(
     test: int = 100,
     *,
     classes: int = 10,
-    most: int = 4,
+    max_digits: int = 4,
     size: tuple[int, int] = (48, 64),
     seed: int = 0,
 ) -> tuple[Scenes, Scenes]:
-    """Generate scenes of one to `most` digits of different sizes.
+    """Generate scenes of one to `max_digits` digits of different sizes.
 
     The scenes are for segmentation and detection. The digits are from scikit-learn, enlarged to 14
     to 24 pixels, in random colors, without overlap. Training and test scenes have no digit in
@@ -49,7 +49,7 @@ def digit_scenes(
     Args:
       train, test: Numbers of scenes.
       classes: Number of classes, 1 to 10: the digits 0 to classes - 1.
-      most: Largest number of digits per scene, 1 to 100; a scene without space has fewer.
+      max_digits: Largest number of digits per scene, 1 to 100; a scene without space has fewer.
       size: Height and width of a scene, at least 24 each.
       seed: Seed of the random draw.
 
@@ -62,23 +62,25 @@ def digit_scenes(
       ImportError: If scikit-learn is not installed.
 
     Example:
-      >>> train, test = digit_scenes(7, 5, most=3, size=(30, 40))
+      >>> train, test = digit_scenes(7, 5, max_digits=3, size=(30, 40))
       >>> train.images.shape, test.masks.shape, train.boxes["boxes"].shape
       ((7, 30, 40, 3), (5, 30, 40), (7, 3, 4))
     """
     all_at_least("digit_scenes", train=train, test=test)
     at_least("digit_scenes", "seed", seed, 0)
-    between("digit_scenes", "most", most, 1, 100)
+    between("digit_scenes", "max_digits", max_digits, 1, 100)
     between("digit_scenes", "classes", classes, 1, 10)
     check_sizes("digit_scenes", "size", size, "(height, width)", MOST)
     rng = np.random.default_rng(seed)
     train_digits, test_digits = digits()
-    first = _scenes(rng, train_digits, train, classes, most, size)
-    second = _scenes(rng, test_digits, test, classes, most, size)
+    first = _scenes(rng, train_digits, train, classes, max_digits, size)
+    second = _scenes(rng, test_digits, test, classes, max_digits, size)
     return first, second
 
 
-def _scenes(rng, data: Pair, n: int, classes: int, most: int, size: tuple[int, int]) -> Scenes:
+def _scenes(
+    rng, data: Pair, n: int, classes: int, max_digits: int, size: tuple[int, int]
+) -> Scenes:
     images, labels = data
     known = labels < classes
     images, labels = images[known], labels[known]
@@ -90,7 +92,7 @@ def _scenes(rng, data: Pair, n: int, classes: int, most: int, size: tuple[int, i
     for i in range(n):
         places = []
         here = []
-        for _ in range(rng.integers(1, most + 1)):
+        for _ in range(rng.integers(1, max_digits + 1)):
             side = rng.integers(LEAST, MOST + 1)
             which = rng.integers(len(images))
             corner = _free_corner(rng, ink[i], side)
@@ -108,7 +110,7 @@ def _scenes(rng, data: Pair, n: int, classes: int, most: int, size: tuple[int, i
     masks[(ink > PALE) & (ink <= CLEAR)] = classes + 1
     paper = rng.uniform(0.75, 1, (n, 1, 1, 3)).astype(np.float32)
     pictures = paper + ink[..., None] * (colors - paper)
-    return Scenes(pictures, masks, pad_boxes(boxes, found, most=most))
+    return Scenes(pictures, masks, pad_boxes(boxes, found, max_boxes=max_digits))
 
 
 def _free_corner(rng, ink: np.ndarray, side: int) -> np.ndarray | None:

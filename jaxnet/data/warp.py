@@ -153,19 +153,19 @@ def _smooth_noise(key: jax.Array, shape: tuple[int, int, int], spacing: float) -
     return jax.image.resize(coarse, (batch, height, width, 2), "cubic")
 
 
-def random_crop(share: float) -> Augmentation:
+def random_crop(min_scale: float) -> Augmentation:
     """Return a function that crops a random part of each image and resizes it to full size.
 
     For a crop of the padded image, as on CIFAR-10, use `random_shift(pixels)`.
 
     Args:
-      share: Smallest size of the part relative to height and width, in (0, 1).
+      min_scale: Smallest size of the part relative to height and width, in (0, 1).
 
     Returns:
       A function `(key, x) -> x` of images, or of a dict that has masks or boxes too.
 
     Raises:
-      ValueError: If `share` is outside (0, 1).
+      ValueError: If `min_scale` is outside (0, 1).
 
     Example:
       >>> random_crop(0.7)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
@@ -174,14 +174,14 @@ def random_crop(share: float) -> Augmentation:
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
     meaning = "a part of both sides (in pixels: random_shift)"
-    checks.within("random_crop", "share", share, "(0, 1)", meaning)
+    checks.within("random_crop", "min_scale", min_scale, "(0, 1)", meaning)
 
     @on_auto_axes
     def augment(key, x):
         x, whole = _entries("random_crop", x, key)
         n, height, width = x["image"].shape[:3]
         size_key, place_key = jax.random.split(key)
-        size = jax.random.uniform(size_key, (n, 1), minval=share, maxval=1)
+        size = jax.random.uniform(size_key, (n, 1), minval=min_scale, maxval=1)
         # The range of the center of the part.
         room = jnp.array([[height - 1, width - 1]]) / 2 * (1 - size)
         center = room * jax.random.uniform(place_key, (n, 2), minval=-1, maxval=1)

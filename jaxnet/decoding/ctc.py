@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.services.checks import at_least
 from jaxnet.services.checks.steps import read_steps
 from jaxnet.services.meshes import on_auto_axes
@@ -97,7 +97,7 @@ def ctc_beam_search(
     """
     at_least("ctc_beam_search", "beams", beams)
     logits, lengths, fine = _read("ctc_beam_search", logits, lengths, blank)
-    log_p = jax.nn.log_softmax(wide(logits))
+    log_p = jax.nn.log_softmax(at_least_float32(logits))
     search = partial(_search, beams=beams, blank=blank)
     labels, n, scores = jax.vmap(search)(log_p, lengths)
     return labels, n, jnp.where(fine[:, None], scores, jnp.nan)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.services.checks import as_array, between, within
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe
@@ -59,7 +59,7 @@ def filter_logits(
     Nguyen et al. 2024, "Turning Up the Heat"; penalty: Keskar et al. 2019, "CTRL".
     """
     who = "filter_logits"
-    z = wide(as_array(who, "logits", logits, "(..., vocabulary)", "floats"))
+    z = at_least_float32(as_array(who, "logits", logits, "(..., vocabulary)", "floats"))
     vocabulary = z.shape[-1]
     check_filters(who, temperature, top_k, top_p, min_p, repetition_penalty, vocabulary)
     if repetition_penalty is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State
 from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest
 from jaxnet.decoding.nets import inputs_of, model_of, row_of, with_inputs
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.services import checks
 from jaxnet.services.checks.keywords import instead
 from jaxnet.services.jaxprs import split
@@ -696,7 +696,7 @@ def _one(job: _Job, run: _Run) -> _Run:
     """Add one token per row by the net alone."""
     steps = run.active.astype(jnp.int32)
     logits, state = job.apply(0, run.states[0], run.last[:, None], steps)
-    logits = wide(logits[:, 0])
+    logits = at_least_float32(logits[:, 0])
     filtered = job.distribution(logits, run.tokens, run.written, run.seen)
     sound = _is_sound(filtered)
     token = jnp.where(sound, job.choose(filtered, run.written), -1)
@@ -712,7 +712,7 @@ def _several(job: _Job, run: _Run) -> _Run:
     proposed, q, written, seen = _propose(job, run)
     tokens = jnp.concatenate([run.last[:, None], proposed], 1)  # (batch, n + 1)
     logits, _ = job.apply(0, run.states[0], tokens, steps * (n + 1))
-    logits = wide(logits)
+    logits = at_least_float32(logits)
     counts = run.written[:, None] + np.arange(n + 1, dtype=np.int32)
     distributions = jax.vmap(job.distribution, in_axes=(1, None, 1, 0), out_axes=1)
     filtered = distributions(logits, written, counts, seen)
@@ -755,7 +755,7 @@ def _propose(job: _Job, run: _Run) -> tuple:
         state, token, tokens, seen = loop
         at = run.written + t
         logits, state = job.apply(1, state, token[:, None], steps)
-        filtered = job.distribution(wide(logits[:, 0]), tokens, at, seen)
+        filtered = job.distribution(at_least_float32(logits[:, 0]), tokens, at, seen)
         token = job.choose(filtered, at)
         tokens = _set(tokens, at, token)
         seen = _mark(seen, token)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, Params, State
 from jaxnet.decoding.filters import changed
 from jaxnet.decoding.nets import inputs_of, model_of, with_inputs
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.services import checks
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import describe
@@ -122,7 +122,7 @@ def beam_search(
         # The inputs do not have an axis of beams.
         each = jax.vmap(step, out_axes=(0, 1))
         state, z = each(found.state, found.last.T)
-        z = wide(z)  # (batch, beams, vocabulary)
+        z = at_least_float32(z)  # (batch, beams, vocabulary)
         if logits is not None:
             change = partial(changed, logits, written=found.written)
             z = jax.vmap(jax.vmap(change))(z, found.tokens)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.ops import wide
+from jaxnet.ops import at_least_float32
 from jaxnet.services.checks import as_array, at_least, known, within
 from jaxnet.services.meshes import on_auto_axes
 
@@ -21,8 +21,9 @@ class NMSResult(NamedTuple):
     """The kept boxes of `non_max_suppression`, best first, padded to a fixed number.
 
     Fields:
-      indices: Indices of the kept boxes, (..., most) int32; 0 for padding.
-      valid: Booleans (..., most), true for kept boxes, which come first, and false for padding.
+      indices: Indices of the kept boxes, (..., max_outputs) int32; 0 for padding.
+      valid: Booleans (..., max_outputs), true for kept boxes, which come first, and false for
+        padding.
     """
 
     indices: jax.Array
@@ -82,7 +83,7 @@ def non_max_suppression(
     *,
     iou: float = 0.5,
     score: float = -jnp.inf,
-    most: int = 100,
+    max_outputs: int = 100,
 ) -> NMSResult:
     """Keep the highest-scoring box of each group of overlapping boxes, with fixed shapes.
 
@@ -95,11 +96,11 @@ def non_max_suppression(
       scores: Scores (..., n); -inf or NaN leaves a box out, for instance padding.
       iou: Overlap above which the box of lower score is dropped, in [0, 1].
       score: Score that kept boxes must exceed.
-      most: Largest number of kept boxes, at least 1.
+      max_outputs: Largest number of kept boxes, at least 1.
 
     Returns:
-      An NMSResult of `indices` and `valid`, (..., most) each: `boxes[indices[valid]]` are the kept
-      boxes.
+      An NMSResult of `indices` and `valid`, (..., max_outputs) each: `boxes[indices[valid]]` are
+      the kept boxes.
 
     Raises:
       TypeError: If `boxes` or `scores` is not an array of numbers.
@@ -116,7 +117,8 @@ def non_max_suppression(
       Per class, with scores (classes, n):
 
       >>> scores = jnp.array([[0.8, 0.9, 0.3], [0.5, 0.1, 0.2]])
-      >>> each = jax.vmap(lambda s: non_max_suppression(boxes, s, score=0.15, most=5))(scores)
+      >>> suppress = partial(non_max_suppression, boxes, score=0.15, max_outputs=5)
+      >>> each = jax.vmap(suppress)(scores)
       >>> each.indices.shape, each.valid.sum(1).tolist()
       ((2, 5), [2, 2])
     """
@@ -129,7 +131,7 @@ def non_max_suppression(
             f"{boxes.shape} and {scores.shape}. For scores (classes, n), write "
             "jax.vmap(lambda s: non_max_suppression(boxes, s))(scores)"
         )
-    at_least(who, "most", most)
+    at_least(who, "max_outputs", max_outputs)
     within(who, "iou", iou, "[0, 1]")
     within(who, "score", score, "[-inf, inf]")
     left = scores > score
@@ -142,20 +144,20 @@ def non_max_suppression(
             "out, give it the score -inf"
         )
     if boxes.ndim > 2:
-        suppress = partial(non_max_suppression, iou=iou, score=score, most=most)
+        suppress = partial(non_max_suppression, iou=iou, score=score, max_outputs=max_outputs)
         return jax.vmap(suppress)(boxes, scores)
     if boxes.shape[0] == 0:
-        return NMSResult(jnp.zeros(most, jnp.int32), jnp.zeros(most, bool))
+        return NMSResult(jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, bool))
     left = jnp.where(left & ~missing, scores, -jnp.inf)
-    return _suppressed(boxes, left, iou, most)
+    return _suppressed(boxes, left, iou, max_outputs)
 
 
-def _suppressed(boxes: jax.Array, scores: jax.Array, iou: Any, most: int) -> NMSResult:
+def _suppressed(boxes: jax.Array, scores: jax.Array, iou: Any, max_outputs: int) -> NMSResult:
     """Search among boxes (n, 4); those with a score of -inf are left out."""
 
     def more(carry):
         i, left, _ = carry
-        return (i < most) & (left.max() > -jnp.inf)
+        return (i < max_outputs) & (left.max() > -jnp.inf)
 
     def keep(carry):
         i, left, index = carry
@@ -166,9 +168,9 @@ def _suppressed(boxes: jax.Array, scores: jax.Array, iou: Any, most: int) -> NMS
         index = index.at[i].set(best.astype(jnp.int32))
         return i + 1, left, index
 
-    start = 0, scores, jnp.zeros(most, jnp.int32)
+    start = 0, scores, jnp.zeros(max_outputs, jnp.int32)
     count, _, index = jax.lax.while_loop(more, keep, start)
-    return NMSResult(index, jnp.arange(most) < count)
+    return NMSResult(index, jnp.arange(max_outputs) < count)
 
 
 def to_corners(boxes: jax.Array) -> jax.Array:
@@ -240,4 +242,4 @@ def _area(low: jax.Array, high: jax.Array) -> jax.Array:
 
 def _boxes(who: str, what: str, boxes: Any, form: str = "(..., 4)") -> jax.Array:
     """Return boxes in float32 at least: differences of unsigned integers would wrap."""
-    return wide(as_array(who, what, boxes, form, "reals"))
+    return at_least_float32(as_array(who, what, boxes, form, "reals"))

@@ -30,7 +30,7 @@ _CALLS = {
 OURS: Mapping[str, Callable] = {"convolution": accelerator}
 
 
-def plain(net: Layer) -> Layer:
+def without_kernels(net: Layer) -> Layer:
     """Return a layer of JAX's own operations, with `jax.lax.conv_general_dilated` for convolutions.
 
     Calls of compiled functions and functions with their own derivatives are replaced by the
@@ -52,14 +52,14 @@ def plain(net: Layer) -> Layer:
     Example:
       >>> net, x = jn.conv(4, 3), jnp.ones((2, 7, 5))
       >>> params, state = net.init(jax.random.key(0), x)
-      >>> for layer in (net, jn.interop.plain(net)):
+      >>> for layer in (net, jn.interop.without_kernels(net)):
       ...     jaxpr = jax.make_jaxpr(layer.apply)(params, state, x)
       ...     names = [equation.primitive.name for equation in jaxpr.eqns]
       ...     print(*(name for name in names if name.startswith(("convolution", "conv_"))))
       convolution
       conv_general_dilated
     """
-    net = as_layer(net, "plain", "net")
+    net = as_layer(net, "without_kernels", "net")
 
     def apply(run, params, state, x):
         def inner(params, state, x, key):
@@ -70,7 +70,7 @@ def plain(net: Layer) -> Layer:
         leaves = evaluate(traced, jax.tree.leaves(given), OURS)
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
-    return transformed(net, apply, kind="plain")
+    return transformed(net, apply, kind="without_kernels")
 
 
 def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callable]) -> list[Any]:

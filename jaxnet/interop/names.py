@@ -3,7 +3,9 @@
     table = {
         "embedding/embedding": "wte.weight",
         "block_{i}/mlp_in/kernel": ("h.{i}.mlp.fc.weight", transposed),
-        "block_{i}/attention/key/kernel": ("h.{i}.qkv.weight", part(1, 3), shaped(768, 12, 64)),
+        "block_{i}/attention/key/kernel": (
+            "h.{i}.qkv.weight", take_part(1, 3), reshaped(768, 12, 64)
+        ),
     }
     params, state = by_names(net, "model.safetensors", x, table, leave=["*.attn.mask"])
 
@@ -54,8 +56,8 @@ def by_names(
       "bias": "fc.bias"                            the array as it is
       "kernel": ("fc.weight", transposed)          the array after one or more functions
       "gru/bias": ("bias_ih", "bias_hh", jnp.add)  several arrays, joined by the first function
-    `jn.interop` has the functions `transposed`, `part(0, 3)` and `shaped(8, 2, 4)`. You can also
-    write your own.
+    `jn.interop` has the functions `transposed`, `take_part(0, 3)` and `reshaped(8, 2, 4)`. You can
+    also write your own.
 
     `{i}` in a path matches any number. In the names of that row, `{i}` stands for the same number.
     A path without `{i}` takes precedence over one with it. An entry of `repeat` holds all layers in
@@ -192,7 +194,7 @@ def to_names(
     """Return params and state as arrays by name, by the table with which `by_names` reads them.
 
     `safetensors.numpy.save_file` writes the result. Functions of the table are undone in reverse
-    order: functions of this module can be undone, `shaped` if it has `given`, others with
+    order: functions of this module can be undone, `reshaped` if it has `given`, others with
     `invertible`.
 
     Args:
@@ -327,7 +329,7 @@ def transposed(a: np.ndarray) -> np.ndarray:
 _with_inverse(transposed, lambda a: np.moveaxis(a, (-1, -2), (0, 1)))
 
 
-def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
+def take_part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
     """Return a function that takes the i-th of n equal parts of an array, or several in order.
 
     Args:
@@ -344,26 +346,28 @@ def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
 
     Example:
       >>> packed = np.arange(6)  # of query, key and value
-      >>> part(1, 3)(packed).tolist(), part((1, 0, 2), 3)(packed).tolist()
+      >>> take_part(1, 3)(packed).tolist(), take_part((1, 0, 2), 3)(packed).tolist()
       ([2, 3], [2, 3, 0, 1, 4, 5])
     """
-    checks.at_least("part", "n", n)
-    checks.at_least("part", "axis", axis, -32)
+    checks.at_least("take_part", "n", n)
+    checks.at_least("take_part", "axis", axis, -32)
     places: list[Any] = list(i) if isinstance(i, Sequence) and i else [i]  # () raises below
     for place in places:
-        checks.between("part", "i", place, 0, n - 1)
+        checks.between("take_part", "i", place, 0, n - 1)
 
     def take(a: np.ndarray) -> np.ndarray:
         if a.ndim == 0 or a.shape[axis] % n:
-            raise ValueError(f"part: expected axis {axis} to be a multiple of {n}, got {a.shape}")
+            raise ValueError(
+                f"take_part: expected axis {axis} to be a multiple of {n}, got {a.shape}"
+            )
         parts = np.split(a, n, axis)
         return np.concatenate([parts[place] for place in places], axis)
 
     return _with_inverse(take, partial(_Piece, places, n, axis))
 
 
-def shaped(*shape: int, given: tuple[int, ...] | None = None) -> Change:
-    """Return a function that reshapes an array, such as the heads of attention: shaped(8, 2, 4).
+def reshaped(*shape: int, given: tuple[int, ...] | None = None) -> Change:
+    """Return a function that reshapes an array, such as the heads of attention: reshaped(8, 2, 4).
 
     Args:
       shape: Shape after; one size may be -1, for the rest.
@@ -373,7 +377,7 @@ def shaped(*shape: int, given: tuple[int, ...] | None = None) -> Change:
       A function of an array, for a row of a table.
 
     Example:
-      >>> shaped(8, 2, -1)(np.ones((8, 8))).shape
+      >>> reshaped(8, 2, -1)(np.ones((8, 8))).shape
       (8, 2, 4)
     """
 
@@ -446,8 +450,8 @@ class _Row(NamedTuple):
             if inverse is None or isinstance(given, _Piece):
                 called = getattr(change, "__name__", "a function")
                 raise ValueError(
-                    f"{called} cannot be undone; write invertible(change, inverse), for shaped "
-                    "given=, and part before the others"
+                    f"{called} cannot be undone; write invertible(change, inverse), for reshaped "
+                    "given=, and take_part before the others"
                 )
             given = inverse(given)
         return given if isinstance(given, _Piece) else np.asarray(given, order="C")
@@ -548,7 +552,7 @@ def _advice(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
         return "; the reversed shape fits: write (name, np.transpose)"
     if math.prod(given) == math.prod(wanted):
         sizes = ", ".join(map(str, wanted))
-        return f"; shaped({sizes}) would fit, after `transposed` if its outputs are first"
+        return f"; reshaped({sizes}) would fit, after `transposed` if its outputs are first"
     return ""
 
 

@@ -4,7 +4,7 @@
 
 jax2onnx replaces JAX's functions by its own while it traces, and compiled functions would keep
 these after the conversion. So we first trace the net in JAX's own operations (see
-`jaxnet.interop.plain`), and jax2onnx converts the result.
+`jaxnet.interop.without_kernels`), and jax2onnx converts the result.
 """
 
 import os

@@ -8,7 +8,7 @@ from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.attention import check_mask
 from jaxnet.layers.dense import dense
-from jaxnet.ops import plus, wide
+from jaxnet.ops import add_bias, at_least_float32
 from jaxnet.ops.attention import expand_mask, masked_softmax
 from jaxnet.services.checks import at_least, check_floats, check_options
 
@@ -97,8 +97,8 @@ def additive_attention(
             keys = projected(m, "key", values, features)  # (batch, places, features)
         q = projected(m, "query", queries, features)  # (batch, time, features)
         # (batch, time, 1, features) + (batch, 1, places, features)
-        hidden = jnp.tanh(plus(q[:, :, None], keys[:, None]))
-        scores = wide(projected(m, "score", hidden, 1)[..., 0])  # (batch, time, places)
+        hidden = jnp.tanh(add_bias(q[:, :, None], keys[:, None]))
+        scores = at_least_float32(projected(m, "score", hidden, 1)[..., 0])  # (batch, time, places)
         if bias is not None:
             scores = scores + bias[:, 0]
         weights = masked_softmax(scores, seen).astype(values.dtype)

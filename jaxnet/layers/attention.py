@@ -16,7 +16,7 @@ from jaxnet.layers.embedding import rotary as turn
 from jaxnet.layers.kept_keys import keep
 from jaxnet.ops import attention as ops
 from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
-from jaxnet.ops.product import plus, product
+from jaxnet.ops.product import add_bias, product
 from jaxnet.ops.ring import ring, ring_attention
 from jaxnet.services import checks
 from jaxnet.services.checks.keywords import explain_keywords
@@ -456,7 +456,7 @@ def _projection(
     def forward(m, x):
         kernel = m.kernel("kernel", matrix_init, (*x.shape[-inputs:], *outputs))
         y = product(x, kernel, inputs)
-        return plus(y, m.param("bias", zeros, outputs) if use_bias else None)
+        return add_bias(y, m.param("bias", zeros, outputs) if use_bias else None)
 
     return compose(forward, name=name, kind="projection")
 

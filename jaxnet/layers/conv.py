@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.ops.product import plus
+from jaxnet.ops.product import add_bias
 from jaxnet.ops.window import Padding, check_window, pad_pairs, spatial_axes
 from jaxnet.services.checks import all_at_least, at_least, check_options
 from jaxnet.services.checks.keywords import explain_keywords
@@ -94,7 +94,7 @@ def conv(
         options = {"strides": steps, "padding": pairs, "dilation": apart, "groups": groups}
         y = _primitive()(x, kernel, **options, who=name)
         bias = m.param("bias", bias_init, (features,)) if use_bias else None
-        return plus(y, bias)
+        return add_bias(y, bias)
 
     return compose(forward, name=name, kind="conv")
 
@@ -222,7 +222,7 @@ def conv_transpose(
         options = {"padding": pairs, "dilation": apart, "input_dilation": steps, "groups": groups}
         y = _primitive()(x, kernel, strides=(1,) * len(size), **options, who=name)
         bias = m.param("bias", bias_init, (features,)) if use_bias else None
-        return plus(y, bias)
+        return add_bias(y, bias)
 
     return compose(forward, name=name, kind="conv_transpose")
 

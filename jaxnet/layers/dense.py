@@ -2,7 +2,7 @@
 
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.ops.product import plus, product
+from jaxnet.ops.product import add_bias, product
 from jaxnet.services.checks import at_least, check_options, check_rank
 from jaxnet.services.checks.keywords import explain_keywords
 
@@ -52,6 +52,6 @@ def dense(
     def forward(m, x):
         check_rank(name, x, 2)
         y = product(x, m.kernel("kernel", kernel_init, (x.shape[-1], features)))
-        return plus(y, m.param("bias", bias_init, (features,)) if use_bias else None)
+        return add_bias(y, m.param("bias", bias_init, (features,)) if use_bias else None)
 
     return compose(forward, name=name, kind="dense")

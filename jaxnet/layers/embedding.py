@@ -12,7 +12,7 @@ from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, normal, variance_scaling, zeros
 from jaxnet.ops.attention import rotate_pairs
 from jaxnet.ops.precision import output_dtype
-from jaxnet.ops.product import plus, product, rows
+from jaxnet.ops.product import add_bias, product, rows
 from jaxnet.services import checks
 from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.meshes import on_auto_axes
@@ -166,7 +166,7 @@ def learned_positions(
             )
         checks.check_range(positions, max_length, f"{name}: positions")
         table = m.kernel("embedding", embedding_init, (max_length, x.shape[-1]))
-        return plus(x, rows(table, positions))
+        return add_bias(x, rows(table, positions))
 
     return compose(forward, name=name, kind="learned_positions")
 
@@ -206,7 +206,7 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
         if x.shape[-1] % 2:
             raise ValueError(f"{name}: expected an even number of features, got {x.shape}")
         waves = _waves(positions, x.shape[-1], base, x.dtype)
-        return plus(x, waves.astype(x.dtype))
+        return add_bias(x, waves.astype(x.dtype))
 
     return compose(forward, name=name, kind="sinusoidal_positions")
 

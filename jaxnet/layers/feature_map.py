@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, constant, normal, variance_scaling
 from jaxnet.ops.precision import output_dtype
-from jaxnet.ops.product import plus, product, spread
+from jaxnet.ops.product import add_bias, broadcast, product
 from jaxnet.services.checks import at_least, check_options, check_rank, within
 
 
@@ -92,9 +92,9 @@ def rbf(
         centers = m.param("centers", centers_init, (features, x.shape[-1]))
         scale = m.param("width", constant(width), ())
         # Computes differences, since |x|² - 2xc + |c|² loses digits far from the origin.
-        difference = plus(x[..., None, :], -centers)  # (..., features, inputs)
+        difference = add_bias(x[..., None, :], -centers)  # (..., features, inputs)
         distance = jnp.square(difference).sum(-1)  # (..., features)
-        scale = spread(scale, distance.shape)
+        scale = broadcast(scale, distance.shape)
         return jnp.exp(-distance / (2 * jnp.square(scale)))
 
     return compose(forward, name=name, kind="rbf")
@@ -143,7 +143,7 @@ def random_fourier(features: int, bandwidth: float = 1.0, *, name: str = "random
         check_rank(name, x, 2)
         kernel = m.kernel("kernel", waves, (x.shape[-1], features), array=True)
         bias = m.param("bias", phases_init, (features,))
-        z = plus(product(x, kernel), bias)  # (..., inputs) -> (..., features)
+        z = add_bias(product(x, kernel), bias)  # (..., inputs) -> (..., features)
         return math.sqrt(2 / features) * jnp.cos(z)
 
     return compose(forward, name=name, kind="random_fourier")

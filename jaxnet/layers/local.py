@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.ops.product import plus
+from jaxnet.ops.product import add_bias
 from jaxnet.ops.window import Padding, check_window, pad_pairs, taps
 from jaxnet.services.checks import at_least, check_options
 from jaxnet.services.checks.keywords import explain_keywords
@@ -83,7 +83,7 @@ def locally_connected(
         seen = jnp.moveaxis(seen, 0, -2)
         y = jnp.moveaxis(seen @ kernel, -2, 0)  # a product of matrices per position
         bias = m.param("bias", bias_init, (*positions, features)) if use_bias else None
-        return plus(y, bias)
+        return add_bias(y, bias)
 
     def whole_init(key, shape, dtype):
         # All positions count as outputs, so that the initializer uses the fan-in of one unit.

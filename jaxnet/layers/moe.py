@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, as_layer, compose, transformed
 from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.dense import dense
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.ops.product import rows as rows_of
 from jaxnet.services import checks
 from jaxnet.services.checks.keywords import explain_keywords
@@ -115,7 +115,7 @@ def moe(
         number = tokens.shape[0]
         real = counts.reshape(number)
         tokens = jnp.where(real[:, None], tokens, 0)  # even if one is NaN
-        logits = wide(m(router, tokens))  # (tokens, experts)
+        logits = at_least_float32(m(router, tokens))  # (tokens, experts)
         probabilities = jax.nn.softmax(logits)
         _, chosen = jax.lax.top_k(jax.lax.stop_gradient(probabilities), k)  # (tokens, k)
         weights = jnp.take_along_axis(probabilities, chosen, -1)

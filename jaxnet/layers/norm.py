@@ -11,7 +11,7 @@ from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, ones, zeros
 from jaxnet.ops.normalization import normalized, standardized
 from jaxnet.ops.precision import output_dtype
-from jaxnet.ops.product import plus, spread
+from jaxnet.ops.product import add_bias, broadcast
 from jaxnet.services.checks import at_least, check_options, check_rank, within
 from jaxnet.services.checks.keywords import explain_keywords
 
@@ -96,8 +96,8 @@ def batch_norm(
                 m.update("mean", jax.lax.stop_gradient(mean))
                 m.update("var", jax.lax.stop_gradient(var))
             factor = jax.lax.rsqrt(var + epsilon) * scale  # of (features,), which is small
-            centered = plus(x, -mean)
-            y = plus(centered * spread(factor, x.shape), bias)
+            centered = add_bias(x, -mean)
+            y = add_bias(centered * broadcast(factor, x.shape), bias)
             return y.astype(output_dtype(x))
         if x.size == 0:
             raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxnet.core import Layer, compose
 from jaxnet.layers.resize import resized
 from jaxnet.ops.pooling import window_maxima, window_sums
-from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.precision import at_least_float32, output_dtype
 from jaxnet.ops.window import Padding, check_window, pad_pairs, spatial_axes
 from jaxnet.services.checks import at_least, check_options, check_rank, within
 from jaxnet.services.checks.keywords import explain_keywords
@@ -93,7 +93,7 @@ def avg_pool(
     check_options(name, count_include_pad=count_include_pad)
 
     def pool(x, size, steps, pairs, apart):
-        total = window_sums(wide(x), size, steps, pairs, apart)
+        total = window_sums(at_least_float32(x), size, steps, pairs, apart)
         if count_include_pad:
             return (total / math.prod(size)).astype(output_dtype(x))
         for i, n in enumerate(x.shape[1:-1]):
@@ -151,7 +151,7 @@ def lp_pool(
     within(name, "p", p, "[1, inf)")
 
     def pool(x, size, steps, pairs, apart):
-        y = wide(x)
+        y = at_least_float32(x)
         powers = _squares(y) if p == 2 else jnp.abs(y) ** p
         total = window_sums(powers, size, steps, pairs, apart)
         return _root(total, p).astype(output_dtype(x))
@@ -187,7 +187,7 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
         if x.shape[-1] % size:
             raise ValueError(f"{name}: expected a multiple of {size} features, got {x.shape}")
         shape = (*x.shape[:-1], x.shape[-1] // size, size)
-        groups = wide(x).reshape(shape)  # (..., f) -> (..., f / size, size)
+        groups = at_least_float32(x).reshape(shape)  # (..., f) -> (..., f / size, size)
         total = _squares(groups).sum(-1)
         return _root(total).astype(output_dtype(x))
 

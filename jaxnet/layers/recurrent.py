@@ -19,7 +19,7 @@ from jaxnet.core.errors import compare
 from jaxnet.initializers import Initializer, normal, zeros
 from jaxnet.layers.sequence import Sequence, read_chunk
 from jaxnet.ops import linalg
-from jaxnet.ops.product import plus, product
+from jaxnet.ops.product import add_bias, product
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE, Cell, hidden, reset_before, unroll
 from jaxnet.ops.varying import varying
 from jaxnet.services.checks import at_least, check_input, check_options, check_rank, on_device
@@ -108,11 +108,11 @@ class Recurrence:
             weights = self._weights(m, x)
             kernel, recurrent_kernel, bias, recurrent_bias = weights
             carry = self._carry(carry, x, weights)
-            pre = plus(product(x, kernel), bias)
+            pre = add_bias(product(x, kernel), bias)
             if self.cell == RESET_BEFORE:
                 carry = reset_before(pre, recurrent_kernel, carry)
                 return carry, carry
-            again = plus(product(hidden(carry), recurrent_kernel), recurrent_bias)
+            again = add_bias(product(hidden(carry), recurrent_kernel), recurrent_bias)
             carry, _ = self.cell.step(pre, again, carry)
             return carry, hidden(carry)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
-from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.precision import at_least_float32, output_dtype
 from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle, weighted
 from jaxnet.ops.window import check_window, entries, spatial_axes
 from jaxnet.services.checks import check_name, check_options, one_of, within
@@ -112,7 +112,7 @@ def resized(
             f"{who}: input and output need at least one position, got {x.shape} and {space}"
         )
     picks = method.startswith("nearest")
-    y = x if picks else wide(x)
+    y = x if picks else at_least_float32(x)
     kernel = cubic(-0.5 if antialias else -0.75) if method == "bicubic" else triangle
     for axis, (outputs, scale) in enumerate(sizes, start=1):
         inputs = y.shape[axis]

@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
-from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.precision import at_least_float32, output_dtype
 from jaxnet.ops.window import taps
 from jaxnet.services.checks import at_least, check_rank, within
 
@@ -55,7 +55,7 @@ def local_response_norm(
 
     def forward(m, x):
         check_rank(name, x, 1)
-        y = wide(x)
+        y = at_least_float32(x)
         shape = (math.prod(x.shape[:-1]), x.shape[-1], 1)
         squares = jnp.real(y * y.conj()).reshape(shape)  # the window slides over the features
         padding = (size // 2, (size - 1) // 2)

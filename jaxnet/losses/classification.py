@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxnet.losses import arrays
 from jaxnet.losses.form import comparison
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 
 
 @comparison(arrays.read_classes, label_smoothing="[0, 1)")
@@ -38,7 +38,7 @@ def cross_entropy(
 
     Reference: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
     """
-    log_p = jax.nn.log_softmax(wide(outputs))
+    log_p = jax.nn.log_softmax(at_least_float32(outputs))
     return smoothed(log_p, targets, label_smoothing)
 
 
@@ -75,7 +75,7 @@ def sigmoid_cross_entropy(
       >>> sigmoid_cross_entropy(z, y, pos_weight=3.0).tolist()  # 3 · log 2 and log 2
       [2.079..., 0.693...]
     """
-    z = wide(outputs)
+    z = at_least_float32(outputs)
     y = targets.astype(z.dtype)
     factor = arrays.read_weights("sigmoid_cross_entropy", "pos_weight", pos_weight)
     factor = jnp.asarray(factor, z.dtype)
@@ -113,7 +113,7 @@ def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.
     """
     if outputs.shape[-1] < 2:
         raise arrays.one_logit("focal", outputs.shape, "optax.sigmoid_focal_loss")
-    z = wide(outputs)
+    z = at_least_float32(outputs)
     total = jax.nn.logsumexp(z, axis=-1, keepdims=True)
     each = jnp.expand_dims(z, -2)  # (batch, ..., 1, classes)
     if arrays.are_probabilities(outputs, targets):

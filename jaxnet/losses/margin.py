@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxnet.losses.arrays import read_same
 from jaxnet.losses.form import comparison
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 
 
 @comparison(read_same)
@@ -32,7 +32,7 @@ def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
     Reference: Rosenblatt 1958, "The Perceptron".
     """
-    z = wide(outputs)
+    z = at_least_float32(outputs)
     positive = targets > 0
     is_wrong = (z > 0) != positive
     cost = jnp.where(positive, -z, z)

@@ -11,7 +11,7 @@ from jaxnet.losses import arrays
 from jaxnet.losses.classification import cross_entropy, smoothed
 from jaxnet.losses.form import unwrapped
 from jaxnet.losses.targets import checked
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.services.checks import WrongValues, as_array, at_least, known
 from jaxnet.services.checks.keywords import explain_keywords
 
@@ -60,13 +60,13 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
         else:
             valid = known_mask.astype(bool)
             if not valid.any():
-                return jnp.zeros(len(valid), wide(outputs).dtype)
+                return jnp.zeros(len(valid), at_least_float32(outputs).dtype)
             labels = _filled(known_labels, valid)
         values = loss(_zero_outside(outputs, mask), labels)
         _check_values("masked", "entry of the mask", values, mask.shape)
         values = as_array("masked", "values", values, dtype="reals")
         axes = tuple(range(1, values.ndim))
-        total = jnp.where(mask, wide(values), 0).sum(axes)
+        total = jnp.where(mask, at_least_float32(values), 0).sum(axes)
         return total / jnp.maximum(mask.sum(axes), 1)
 
     return masked_loss
@@ -176,12 +176,12 @@ def _by_label(who: str, loss: Any, table: Any, label: int | None) -> Callable[..
             by_entry = _by_class(who, table, outputs)
             weight = arrays.at_target(by_entry, targets)
         if by_entry is not None and inner is cross_entropy:
-            log_p = jax.nn.log_softmax(wide(outputs)) * by_entry
+            log_p = jax.nn.log_softmax(at_least_float32(outputs)) * by_entry
             return smoothed(log_p, targets, **options), weight
         values = loss(outputs, given)
         _check_values(who, "label", values, outputs.shape[:-1])
         weight = 1.0 if weight is None else weight
-        return wide(values) * weight, weight
+        return at_least_float32(values) * weight, weight
 
     def of_labels(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, Any, Any]:
         """Return the weighted losses, the weights, and which of the labels count."""
@@ -236,7 +236,7 @@ def _by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
         raise ValueError(
             f"{who}: class_weights must hold one weight per class, {classes}, got {len(table)}"
         )
-    dtype = jax.dtypes.canonicalize_dtype(wide(outputs).dtype)
+    dtype = jax.dtypes.canonicalize_dtype(at_least_float32(outputs).dtype)
     return jnp.broadcast_to(jnp.asarray(table, dtype), outputs.shape)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxnet.losses.arrays import read_same
 from jaxnet.losses.form import comparison
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 
 
 @comparison(read_same)
@@ -26,6 +26,6 @@ def half_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       >>> half_squared_error(h, y).tolist()
       [2.5]
     """
-    squares = jnp.square(wide(outputs) - targets)
+    squares = jnp.square(at_least_float32(outputs) - targets)
     axes = tuple(range(1, outputs.ndim))
     return squares.sum(axes) / 2

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxnet.losses.arrays import are_probabilities, read_targets
 from jaxnet.losses.form import comparison
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 
 
 @comparison(read_targets, smooth="(0, inf)")
@@ -33,7 +33,7 @@ def dice(outputs: jax.Array, targets: jax.Array, *, smooth: float = 1.0) -> jax.
 
     Reference: Milletari, Navab and Ahmadi 2016, "V-Net".
     """
-    z = wide(outputs)
+    z = at_least_float32(outputs)
     if are_probabilities(outputs, targets):
         true = targets.astype(z.dtype)
         labeled = True

@@ -10,7 +10,7 @@ import optax
 
 from jaxnet.losses.arrays import split_pair
 from jaxnet.losses.form import comparison
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.services.checks import WrongValues, as_array, at_least, check_range, known
 from jaxnet.services.checks.steps import read_steps
 from jaxnet.services.meshes import on_auto_axes
@@ -61,7 +61,7 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     _check_known(labels, label_lengths, classes, blank)
     padding = jnp.arange(steps)[None] >= size[:, None]  # (batch, steps)
     label_padding = jnp.arange(y.shape[1])[None] >= n[:, None]  # (batch, n)
-    z = jnp.where(padding[..., None], 0, wide(z))
+    z = jnp.where(padding[..., None], 0, at_least_float32(z))
     # A class that is left out costs as much as optax's zero, since 0 times infinity would be NaN.
     least = jax.lax.stop_gradient(z.max(-1, keepdims=True)) - 1e5
     values = optax.ctc_loss(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.losses.arrays import check_unit
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.services.checks import as_array, within
 
 
@@ -40,7 +40,7 @@ def kl_sparsity(activations: jax.Array, *, rho: float) -> jax.Array:
     within("kl_sparsity", "rho", rho, "(0, 1)")
     a = as_array("kl_sparsity", "activations", activations, "(batch, ..., units)", "reals")
     check_unit("kl_sparsity", "activations", activations)
-    a = wide(a)
+    a = at_least_float32(a)
     mean = a.mean(tuple(range(a.ndim - 1)))  # (units,)
     r = jnp.asarray(rho, a.dtype)
     active = r * (jnp.log(r) - log(mean))

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxnet.losses.arrays import check_labels
 from jaxnet.losses.classification import smoothed
-from jaxnet.ops.precision import wide
-from jaxnet.ops.product import plus, product
+from jaxnet.ops.precision import at_least_float32
+from jaxnet.ops.product import add_bias, product
 from jaxnet.services.checks import as_array, at_least, within
 from jaxnet.services.nodes import Stored
 
@@ -74,14 +74,14 @@ def linear_cross_entropy(
     dtype, bias_dtype = kernel.dtype, getattr(bias, "dtype", None)
     # So that the gradients of all chunks are added in float32.
     kernel = kernel.astype(jnp.promote_types(dtype, jnp.float32))
-    bias = None if bias is None else wide(bias)
+    bias = None if bias is None else at_least_float32(bias)
 
     @jax.checkpoint
     def values(args: Any) -> jax.Array:
         rows, targets = args
         own_bias = None if bias is None else bias.astype(bias_dtype)
         logits = product(rows, kernel.astype(dtype), transposed=transposed)
-        logits = wide(plus(logits, own_bias))
+        logits = at_least_float32(add_bias(logits, own_bias))
         if softcap is not None:
             logits = softcap * jnp.tanh(logits / softcap)
         return smoothed(jax.nn.log_softmax(logits), targets, label_smoothing)

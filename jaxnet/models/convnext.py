@@ -9,7 +9,7 @@ from jaxnet import Layer, compose, conv, dense, depthwise_conv, global_avg_pool,
 from jaxnet.initializers import constant, normal
 from jaxnet.layers import drop_path
 from jaxnet.models.parts import gelu
-from jaxnet.ops import spread
+from jaxnet.ops import broadcast
 from jaxnet.services.checks import at_least, one_of, within
 
 # Maps and blocks of each stage.
@@ -134,7 +134,7 @@ def convnext_block(drop: float, name: str, activation: Any = gelu, scale: float 
         y = activation(m(wide, y))
         y = m(narrow, y)
         factor = m.param("layer_scale", constant(scale), (features,))
-        y = spread(factor, y.shape) * y
+        y = broadcast(factor, y.shape) * y
         return x + m(drop_path(drop), y)
 
     return compose(forward, name=name, kind="convnext_block")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxnet import Layer, avg_pool, compose, conv, dense, flatten, serial
 from jaxnet.initializers import lecun_normal, ones, zeros
 from jaxnet.models.lenet5 import pad_to_32
-from jaxnet.ops import plus, spread
+from jaxnet.ops import add_bias, broadcast
 from jaxnet.services.checks import at_least, on_host
 
 # Maps of S2 connected to each map of C3: table I of the paper.
@@ -103,7 +103,7 @@ def _subsampling(name: str) -> Layer:
         scale = m.param("scale", ones, maps)
         bias = m.param("bias", zeros, maps)
         y = m._inline(pool, x)
-        return plus(y * spread(scale, y.shape), bias)
+        return add_bias(y * broadcast(scale, y.shape), bias)
 
     return compose(forward, name=name, kind="subsampling")
 

@@ -6,7 +6,7 @@ from jax import lax
 from jaxnet import Layer, compose, conv, dense, dropout, layer_norm, transformer_block
 from jaxnet.initializers import lecun_normal, normal, zeros
 from jaxnet.models.parts import gelu
-from jaxnet.ops import plus, spread
+from jaxnet.ops import add_bias, broadcast
 from jaxnet.services.checks import at_least, check_rank, one_of, within
 
 # Blocks, width, heads.
@@ -77,9 +77,9 @@ def vit(
             )
         x = patches(m, x)
         token = m.param("class_token", zeros, (1, 1, width))
-        x = jnp.concatenate([spread(token, (batch, 1, width)), x], 1)
+        x = jnp.concatenate([broadcast(token, (batch, 1, width)), x], 1)
         positions = m.param("positions", normal(0.02), (1, x.shape[1], width))
-        x = plus(x, positions)
+        x = add_bias(x, positions)
         x = m(dropout(dropout_rate), x)
         for i in range(1, blocks + 1):
             options = {"dropout_rate": dropout_rate, "activation": gelu, "name": f"block_{i}"}

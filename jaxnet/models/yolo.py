@@ -43,9 +43,10 @@ class Detections(NamedTuple):
     """Detections per image, best first, padded to a fixed number.
 
     Fields:
-      boxes: Boxes (batch, most, 4), top, left, bottom, right relative to the image; 0 for padding.
-      scores: Probability of the class times the confidence, (batch, most); -inf for padding.
-      classes: Classes (batch, most) int32; -1 for padding.
+      boxes: Boxes (batch, max_outputs, 4), top, left, bottom, right relative to the image; 0 for
+        padding.
+      scores: Probability of the class times the confidence, (batch, max_outputs); -inf for padding.
+      classes: Classes (batch, max_outputs) int32; -1 for padding.
     """
 
     boxes: jax.Array
@@ -329,7 +330,12 @@ def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.A
 
 
 def yolo_detect(
-    outputs: jax.Array, *, boxes: int = 2, score: float = 0.2, iou: float = 0.5, most: int = 100
+    outputs: jax.Array,
+    *,
+    boxes: int = 2,
+    score: float = 0.2,
+    iou: float = 0.5,
+    max_outputs: int = 100,
 ) -> Detections:
     """Detect objects by decoding and non-maximum suppression per class.
 
@@ -342,11 +348,12 @@ def yolo_detect(
         weak boxes.
       iou: Largest IoU of two boxes of one class; if two boxes overlap more, only the better box is
         kept.
-      most: Largest number of detections, per class and in all.
+      max_outputs: Largest number of detections, per class and in all.
 
     Returns:
-      `Detections` of boxes (batch, most, 4), [top, left, bottom, right] relative to the image,
-      scores (batch, most) and classes (batch, most), best first. Class -1 is padding.
+      `Detections` of boxes (batch, max_outputs, 4), [top, left, bottom, right] relative to the
+      image, scores (batch, max_outputs) and classes (batch, max_outputs), best first. Class -1 is
+      padding.
 
     Example:
       >>> found = jax.jit(yolo_detect)(jnp.full((2, 6, 8, 13), 0.5))
@@ -356,17 +363,19 @@ def yolo_detect(
     found, scores = yolo_decode(outputs, boxes=boxes)
 
     def of_image(found, scores):  # (n, 4), (n, classes)
-        suppress = partial(non_max_suppression, found, iou=iou, score=score, most=most)
-        index, valid = jax.vmap(suppress)(scores.T)  # (classes, most)
+        suppress = partial(
+            non_max_suppression, found, iou=iou, score=score, max_outputs=max_outputs
+        )
+        index, valid = jax.vmap(suppress)(scores.T)  # (classes, max_outputs)
         candidates = jnp.take_along_axis(scores.T, index, 1)
         candidates = jnp.where(valid, candidates, -jnp.inf)
-        best, place = jax.lax.top_k(candidates.ravel(), most)
+        best, place = jax.lax.top_k(candidates.ravel(), max_outputs)
         kept = best > -jnp.inf
         chosen = found[index.ravel()[place]]
         return Detections(
             boxes=jnp.where(kept[:, None], chosen, 0),
             scores=best,
-            classes=jnp.where(kept, place // most, -1),
+            classes=jnp.where(kept, place // max_outputs, -1),
         )
 
     return jax.vmap(of_image)(found, scores)

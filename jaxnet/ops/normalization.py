@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxnet.ops.native.call import Kernel, native_call
 from jaxnet.ops.native.norm import has_moments, kernels, moments
-from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.precision import at_least_float32, output_dtype
 
 
 @partial(jax.jit, static_argnums=3, inline=True)  # so that norms of one shape are traced once
@@ -124,15 +124,15 @@ def _push_batch(epsilon, x, mean, scale, var, dx, dscale, dbias):
 
 def _back(epsilon, x, mean, scale, var, dy, dmean, dvar):
     """Return the gradients of x, scale and bias: the transpose of `_push_batch`, with sums in C."""
-    wide = scale.dtype
+    sum_dtype = scale.dtype
     count = math.prod(x.shape[:-1])
     root = lax.rsqrt(var + epsilon)
     total, along = moments(x, dy, mean)
     factor = root * scale
     offset = dmean - factor * total
     slope = 2 * dvar - factor * root**2 * along
-    dx = _beside(factor, x) * dy.astype(wide) + _beside(offset / count, x)
-    centered = x.astype(wide) + -_beside(mean, x)
+    dx = _beside(factor, x) * dy.astype(sum_dtype) + _beside(offset / count, x)
+    centered = x.astype(sum_dtype) + -_beside(mean, x)
     dx += centered * _beside(slope / count, x)
     return dx.astype(x.dtype), along * root, total
 
@@ -163,7 +163,7 @@ def standardized(
       [[1.0, 1.0], [1.0, 1.0]]
     """
     x = x.astype(output_dtype(x))
-    dtype = wide(x).dtype
+    dtype = at_least_float32(x).dtype
     options = axes, epsilon, centered
     return _values(x, scale.astype(dtype), bias.astype(dtype), options)
 
@@ -185,7 +185,7 @@ def _tangents_of_values(options, primals, tangents):
 def _units(options, x):
     """Return x without scale and bias, and one over its deviation, in at least float32."""
     axes, epsilon, centered = options
-    _, x, square = _moments(wide(x), axes, centered)
+    _, x, square = _moments(at_least_float32(x), axes, centered)
     root = lax.rsqrt(square + epsilon)
     return x * root, root
 
@@ -200,7 +200,7 @@ def _push(options, x, scale, dx, dscale, dbias):
     """Return the tangents, which are linear in the last three; C computes the transpose."""
     axes, _, centered = options
     unit, root = _units(options, x)
-    dx = wide(dx)
+    dx = at_least_float32(dx)
     dunit = root * (dx - unit * (unit * dx).mean(axes, keepdims=True))
     if centered:
         dunit -= root * dx.mean(axes, keepdims=True)

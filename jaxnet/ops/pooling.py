@@ -16,7 +16,7 @@ from jax import lax
 from jaxnet.ops.convolution_lowering import Form
 from jaxnet.ops.native.call import Kernel, native_call
 from jaxnet.ops.native.pool import kernels
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.ops.window import Pairs, Sizes, padded
 
 
@@ -42,7 +42,7 @@ def window_maxima(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return _maxima(form, x)
     if _is_tiling(form):
-        y = _largest(padded(wide(x), padding, fill=-jnp.inf), window)
+        y = _largest(padded(at_least_float32(x), padding, fill=-jnp.inf), window)
         return y.astype(x.dtype)
     return _highest(x, form)
 

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 
 
-def wide(x: jax.Array) -> jax.Array:
+def at_least_float32(x: jax.Array) -> jax.Array:
     """Return x in at least float32: bfloat16 and float16 have too few digits for sums.
 
     Returns:
       x if its dtype has at least 32 bits and is inexact, else x as float32.
 
     Example:
-      >>> wide(jnp.ones(3, jnp.bfloat16)).dtype, wide(jnp.ones(3, jnp.uint8)).dtype
-      (dtype('float32'), dtype('float32'))
+      >>> [str(at_least_float32(jnp.ones(3, d)).dtype) for d in (jnp.bfloat16, jnp.uint8)]
+      ['float32', 'float32']
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return x.astype(dtype)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxnet.ops.convolution import multiply
 from jaxnet.ops.native.conv import is_wide
 from jaxnet.ops.native.gemv import few_rows, is_few
-from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.precision import at_least_float32, output_dtype
 from jaxnet.services.checks import all_native, at_least, check_options, check_type
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.nodes import Stored
@@ -90,37 +90,37 @@ def _read(who: str, **given: Any) -> Any:
     return all_native(list(given.values()), who)
 
 
-def spread(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def broadcast(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Broadcast an array, with a gradient that is summed in at least float32.
 
     Returns:
       The array, broadcast to `shape`.
 
     Example:
-      >>> total = lambda a: spread(a, (1000, 1)).sum()
+      >>> total = lambda a: broadcast(a, (1000, 1)).sum()
       >>> jax.grad(total)(jnp.ones(1, jnp.bfloat16))  # bfloat16 has no 257
       Array([1000], dtype=bfloat16)
     """
     if a.shape == shape:
         return a
-    return jnp.broadcast_to(wide(a), shape).astype(a.dtype)
+    return jnp.broadcast_to(at_least_float32(a), shape).astype(a.dtype)
 
 
-def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Return y + bias, broadcast against each other; y if the bias is None.
 
     Returns:
       Array of the broadcast shape.
 
     Example:
-      >>> plus(jnp.ones((2, 3)), jnp.arange(3.0))[1].tolist()
+      >>> add_bias(jnp.ones((2, 3)), jnp.arange(3.0))[1].tolist()
       [1.0, 2.0, 3.0]
     """
     if bias is None:
         return y
     both: list[jax.Array] = _read("plus", y=y, bias=bias)
     shape = jnp.broadcast_shapes(*(a.shape for a in both))
-    y, bias = (spread(a, shape) for a in both)
+    y, bias = (broadcast(a, shape) for a in both)
     return y + bias
 
 
@@ -164,5 +164,5 @@ def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
 def _rows_jvp(primals, tangents):
     """The gradient of a row that occurs often is a sum in float32; the table itself stays."""
     table, ids = primals
-    moved = wide(tangents[0]).at[ids].get(mode="fill", fill_value=0)
+    moved = at_least_float32(tangents[0]).at[ids].get(mode="fill", fill_value=0)
     return _rows(table, ids), moved.astype(table.dtype)

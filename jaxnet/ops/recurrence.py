@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxnet.ops.native import lstm
 from jaxnet.ops.native.call import native_call
-from jaxnet.ops.product import plus, product
+from jaxnet.ops.product import add_bias, product
 from jaxnet.services.jax_versions import linear
 from jaxnet.services.trees import memo_of
 
@@ -240,8 +240,8 @@ def _keep(mask, new, old):
 def _advance(cell, pre, kernel, biases, carry, mask):
     """Return the carry after one step, and its slopes."""
     of_inputs, of_product = biases
-    again = plus(product(hidden(carry), kernel), of_product)
-    new, slopes = cell.step(plus(pre, of_inputs), again, carry)
+    again = add_bias(product(hidden(carry), kernel), of_product)
+    new, slopes = cell.step(add_bias(pre, of_inputs), again, carry)
     return _keep(mask, new, carry), slopes
 
 
@@ -321,6 +321,6 @@ def _unrolled_tangents(cell, primals, tangents):
     h, final, slopes = _run(_loop_with_slopes, cell, pre, kernel, biases, carry, mask)
     first = hidden(carry)
     before = jnp.concatenate([first[None], h[:-1]])  # (time, batch, features)
-    d_product = plus(product(before, d_kernel), d_recurrent_bias)
-    d = cell.inject(slopes, plus(d_pre, d_bias), d_product)
+    d_product = add_bias(product(before, d_kernel), d_recurrent_bias)
+    d = cell.inject(slopes, add_bias(d_pre, d_bias), d_product)
     return (h, final), _run(_push, cell, slopes, kernel, mask, d, d_carry)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.interop import invertible, part, shaped, transposed
+from jaxnet.interop import invertible, reshaped, take_part, transposed
 from jaxnet.pretrained import gpt_oss
 from jaxnet.pretrained.config import (
     ACTIVATIONS,
@@ -336,9 +336,9 @@ def _kernel_rows(ours: str, theirs: str, options: dict[str, Any], family: str) -
     if kind in ("query", "key", "value"):
         count = heads if kind == "query" else groups
         weight = (*weight, _heads_of(count))
-        bias = (bias, shaped(count, size, given=(-1,)))
+        bias = (bias, reshaped(count, size, given=(-1,)))
     elif kind == "out":
-        weight = (*weight, transposed, shaped(heads, size, width, given=(-1, width)))
+        weight = (*weight, transposed, reshaped(heads, size, width, given=(-1, width)))
     else:
         weight = (*weight, transposed)
     rows: Rows = {f"block_{{i}}/{ours}/kernel": weight}
@@ -381,13 +381,13 @@ def _scale(name: str, gemma: bool) -> Any:
 def _part_of(kind: str, heads: int, groups: int) -> Any:
     """Return a function that takes the rows of a kernel from the array that Phi has for several."""
     if kind.startswith("mlp"):
-        return part(int(kind == "mlp_gate"), 2, axis=0)
+        return take_part(int(kind == "mlp_gate"), 2, axis=0)
     places = {
         "query": range(heads),
         "key": range(heads, heads + groups),
         "value": range(heads + groups, heads + 2 * groups),
     }
-    return part(places[kind], heads + 2 * groups, axis=0)
+    return take_part(places[kind], heads + 2 * groups, axis=0)
 
 
 def _heads_of(count: int) -> Any:
@@ -416,13 +416,13 @@ def _gpt2_rows(width: int, heads: int, first: str) -> Rows:
         **norm_rows(f"{ours}/attention_norm", f"{theirs}.ln_1"),
         **norm_rows(f"{ours}/mlp_norm", f"{theirs}.ln_2"),
     }
-    split = shaped(width, heads, size, given=(width, width))
-    flat = shaped(heads, size, given=(width,))
+    split = reshaped(width, heads, size, given=(width, width))
+    flat = reshaped(heads, size, given=(width,))
     for i, kind in enumerate(("query", "key", "value")):
         path = f"{ours}/attention/{kind}"
-        table[f"{path}/kernel"] = (f"{theirs}.attn.c_attn.weight", part(i, 3), split)
-        table[f"{path}/bias"] = (f"{theirs}.attn.c_attn.bias", part(i, 3), flat)
-    joined = shaped(heads, size, width, given=(width, width))
+        table[f"{path}/kernel"] = (f"{theirs}.attn.c_attn.weight", take_part(i, 3), split)
+        table[f"{path}/bias"] = (f"{theirs}.attn.c_attn.bias", take_part(i, 3), flat)
+    joined = reshaped(heads, size, width, given=(width, width))
     for layer, name in GPT2_NAMES.items():
         weight = f"{theirs}.{name}.weight"
         table[f"{ours}/{layer}/kernel"] = (weight, joined) if layer == "attention/out" else weight

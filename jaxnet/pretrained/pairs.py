@@ -18,7 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 
 import jaxnet as jn
-from jaxnet.interop import shaped
+from jaxnet.interop import reshaped
 from jaxnet.pretrained import vision
 from jaxnet.pretrained.config import Config, Family, Rows, Stored, complete
 from jaxnet.pretrained.rows import (
@@ -182,9 +182,9 @@ def _siglip_rows(width: int, heads: int) -> Rows:
     """Return the rows of SigLIP's heads."""
     pool = "vision_model.head"
     table: Rows = {
-        "scale": ("logit_scale", shaped(given=(1,))),
-        "bias": ("logit_bias", shaped(given=(1,))),
-        "images/query": (f"{pool}.probe", shaped(1, width, given=(1, 1, width))),
+        "scale": ("logit_scale", reshaped(given=(1,))),
+        "bias": ("logit_bias", reshaped(given=(1,))),
+        "images/query": (f"{pool}.probe", reshaped(1, width, given=(1, 1, width))),
     }
     joined = f"{pool}.attention.in_proj"
     parts = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from jaxnet.interop import part, shaped, transposed
+from jaxnet.interop import reshaped, take_part, transposed
 from jaxnet.pretrained.config import Rows
 
 
@@ -60,9 +60,9 @@ def attention_rows(
     """
     rows: Rows = {}
     size = width // heads if size is None else size
-    split = shaped(width, heads, size, given=(width, heads * size))
-    joined = shaped(heads, size, width, given=(heads * size, width))
-    bias = shaped(heads, size, given=(heads * size,))
+    split = reshaped(width, heads, size, given=(width, heads * size))
+    joined = reshaped(heads, size, width, given=(heads * size, width))
+    bias = reshaped(heads, size, given=(heads * size,))
     for kind, theirs in names.items():
         matrix = joined if kind == "out" else split
         rows[f"{ours}/{kind}/kernel"] = (f"{theirs}.weight", transposed, matrix)
@@ -111,5 +111,5 @@ def packed_rows(*layers: Rows) -> Rows:
     for i, each in enumerate(layers):
         for path, row in each.items():
             name, *changes = row if isinstance(row, tuple) else (row,)
-            rows[path] = (name, part(i, len(layers), axis=0), *changes)
+            rows[path] = (name, take_part(i, len(layers), axis=0), *changes)
     return rows

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxnet as jn
-from jaxnet.interop import shaped
+from jaxnet.interop import reshaped
 from jaxnet.pretrained.config import (
     ACTIVATIONS,
     Config,
@@ -191,12 +191,12 @@ def rows(config: Config, stored: Stored) -> Rows:
     qkv_bias = "query" in options["use_bias"]
     table: Rows = {
         **dense_rows("patches", f"{theirs}.patch_embeddings.projection"),
-        "positions": (f"{theirs}.position_embeddings", shaped(-1, width, given=(1, -1, width))),
+        "positions": (f"{theirs}.position_embeddings", reshaped(-1, width, given=(1, -1, width))),
         **norm_rows("norm", f"{first}layernorm"),
         **block_rows("block_{i}", block, layers, width, heads, qkv_bias),
     }
     for token in options["tokens"]:
-        table[token] = (f"{theirs}.{TOKENS[token]}", shaped(width, given=(1, 1, width)))
+        table[token] = (f"{theirs}.{TOKENS[token]}", reshaped(width, given=(1, 1, width)))
     if "gated" in options:
         joined = f"{block}.mlp.weights_in"
         table |= packed_rows(

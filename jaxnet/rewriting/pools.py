@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnet.ops.pooling import window_maxima, window_sums
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.ops.window import Pairs
 from jaxnet.rewriting.convolutions import FLOATS
 from jaxnet.rewriting.layout import Run, Value, axes_of, in_order, stored
@@ -88,7 +88,7 @@ def sums(eqn: Any) -> Run | None:
         return None
 
     def pool(x):
-        y = window_sums(wide(x), **window.options())
+        y = window_sums(at_least_float32(x), **window.options())
         return y.astype(x.dtype)
 
     return partial(_pooled, window, pool, features_last=False)

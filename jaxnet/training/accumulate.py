@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import State
-from jaxnet.ops.precision import wide
+from jaxnet.ops.precision import at_least_float32
 from jaxnet.services.jaxprs import depends_on
 from jaxnet.services.trees import PyTree, flat
 from jaxnet.training.objective import Average, added, examples, mean_of
@@ -41,7 +41,7 @@ def accumulated(
             part_key = jax.random.fold_in(key, i)
             (_, (state, found)), grad = gradient(floats, state, batch, mask, part_key)
             weight = found["loss"].weight
-            grads = jax.tree.map(lambda total, g: total + wide(g) * weight, grads, grad)
+            grads = jax.tree.map(lambda total, g: total + at_least_float32(g) * weight, grads, grad)
             return (state, added(sums, found), grads), None
 
         def averages_of_first(floats):

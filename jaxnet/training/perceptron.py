@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnet.initializers import zeros
 from jaxnet.layers.dense import dense
-from jaxnet.ops import plus
+from jaxnet.ops import add_bias
 from jaxnet.ops.product import product
 from jaxnet.services import checks
 from jaxnet.services.trees import describe
@@ -129,7 +129,12 @@ class PerceptronRun(NamedTuple):
 
 
 def train_perceptron(
-    x: Any, y: Any, *, learning_rate: float = 1.0, passes: int = 1000, params: Params | None = None
+    x: Any,
+    y: Any,
+    *,
+    learning_rate: float = 1.0,
+    max_epochs: int = 1000,
+    params: Params | None = None,
 ) -> PerceptronRun:
     """Train a perceptron by its rule, one example at a time, until a pass makes no mistakes.
 
@@ -142,7 +147,7 @@ def train_perceptron(
       x: Inputs (n, inputs), finite.
       y: Targets (n,) or (n, features), 0 or 1, or booleans.
       learning_rate: Positive number. If the weights start from zeros it only scales them.
-      passes: Largest number of passes over the data, at least 1.
+      max_epochs: Largest number of passes over the data, at least 1.
       params: Initial params; zeros by default.
 
     Returns:
@@ -167,14 +172,14 @@ def train_perceptron(
     """
     x, y = _check_examples("train_perceptron", x, y)
     checks.within("train_perceptron", "learning_rate", learning_rate, "(0, inf)")
-    checks.at_least("train_perceptron", "passes", passes, 1)
+    checks.at_least("train_perceptron", "max_epochs", max_epochs, 1)
     layer = dense(y.shape[1], kernel_init=zeros, name="perceptron")
     if params is None:
         params, _ = layer.init(jax.random.key(0), x)
     first = _check_params("train_perceptron", params)
     first = {name: entry.astype(x.dtype) for name, entry in first.items()}
     layer.apply(first, {}, x[:1])  # raises if the params do not fit
-    trained, mistakes, made, cycles = _train(first, x, y, learning_rate, passes)
+    trained, mistakes, made, cycles = _train(first, x, y, learning_rate, max_epochs)
     mistakes = np.asarray(mistakes)[: int(made)]
     return PerceptronRun(
         params=trained,
@@ -237,7 +242,7 @@ def mistake_bound(x: Any, y: Any, params: Params) -> float:
 
 
 @partial(jax.jit, static_argnums=4)
-def _train(params, x, y, rate, passes):
+def _train(params, x, y, rate, max_epochs):
     """Return params, mistakes per pass, number of passes, and whether the weights cycle."""
 
     def moved(weight, change):
@@ -264,10 +269,10 @@ def _train(params, x, y, rate, passes):
 
     def goes_on(carry):
         _, mistakes, done, _, cycles = carry
-        more = (done < passes) & (mistakes[done - 1] > 0) & ~cycles
+        more = (done < max_epochs) & (mistakes[done - 1] > 0) & ~cycles
         return (done == 0) | more
 
-    mistakes = jnp.zeros(passes, jnp.int32)
+    mistakes = jnp.zeros(max_epochs, jnp.int32)
     nowhere = jax.tree.map(lambda w: jnp.full_like(w, jnp.nan), params)
     start = params, mistakes, jnp.int32(0), nowhere, jnp.bool_(False)
     params, mistakes, done, _, cycles = jax.lax.while_loop(goes_on, learn_all, start)
@@ -276,7 +281,7 @@ def _train(params, x, y, rate, passes):
 
 def _score(params: Params, x: jax.Array) -> jax.Array:
     z = product(x, params["kernel"])  # (..., inputs) -> (..., features)
-    return plus(z, params["bias"])
+    return add_bias(z, params["bias"])
 
 
 def _fired(z: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.ops import wide
+from jaxnet.ops import at_least_float32
 from jaxnet.services.checks import check_list
 from jaxnet.services.trees import PyTree
 from jaxnet.training.objective import Average
@@ -78,7 +78,7 @@ def reported(
     """
     values = {}
     if NORM in names:
-        squares = [jnp.square(abs(wide(leaf))).sum() for leaf in jax.tree.leaves(grads)]
+        squares = [jnp.square(abs(at_least_float32(leaf))).sum() for leaf in jax.tree.leaves(grads)]
         values[NORM] = jnp.sqrt(sum(squares))
     if RATE in names:
         values[RATE] = learning_rate(opt_state)

@@ -13,8 +13,8 @@ from jaxnet.core import Layer, Params, as_layer, transformed
 from jaxnet.core.errors import compare
 from jaxnet.ops.integers import scaled, scales_of_values, unpacked
 from jaxnet.ops.native.gemv import few_rows, is_few
-from jaxnet.ops.precision import wide
-from jaxnet.ops.product import product, rows, spread
+from jaxnet.ops.precision import at_least_float32
+from jaxnet.ops.product import broadcast, product, rows
 from jaxnet.services.checks import abstract, as_dict, at_least, check_options, one_of
 from jaxnet.services.nodes import Stored, plain
 from jaxnet.services.paths import KERNEL_OR_TABLE, check_patterns
@@ -194,7 +194,7 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
 
 def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Array, str, Any]:
     """Return the integers of a kernel, still floats, and their scales after the name of these."""
-    w = wide(jnp.asarray(kernel))
+    w = at_least_float32(jnp.asarray(kernel))
     first = axes.copies
     shared = list(range(first, first + axes.inputs))
     if axes.table:
@@ -209,7 +209,7 @@ def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Ar
     scale_dtype = jnp.bfloat16 if name == "scale16" else kernel.dtype
     scale = (largest / LARGEST[bits]).astype(scale_dtype)
     scale = jnp.where(scale == 0, 1, scale)  # for values that are all 0
-    divisor = wide(scales_of_values(scale, w.shape))
+    divisor = at_least_float32(scales_of_values(scale, w.shape))
     return jnp.round(w / divisor), name, scale
 
 
@@ -412,7 +412,7 @@ def _product(x: jax.Array, kernel: Quantized, inputs: int, transposed: bool) -> 
     numbers = unpacked(kernel.numbers, kernel.shape[-1]).astype(kernel.dtype)
     y = product(x, numbers, inputs, transposed=transposed)
     scale = scale[:, 0] if transposed else scale.reshape(scale.shape[inputs:])
-    return (y * spread(scale, y.shape)).astype(y.dtype)
+    return (y * broadcast(scale, y.shape)).astype(y.dtype)
 
 
 def _is_packed(entry: Any) -> bool:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, child_key, transformed
-from jaxnet.ops import spread, wide
+from jaxnet.ops import at_least_float32, broadcast
 from jaxnet.services.checks import at_least, within
 from jaxnet.services.nodes import plain
 from jaxnet.services.paths import is_kernel
@@ -59,7 +59,7 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
 
         parts = {}
         for path, v in kernels.items():
-            g = _norm(wide(v), axes[path].copies)
+            g = _norm(at_least_float32(v), axes[path].copies)
             parts[path] = {"g": g.astype(v.dtype), "v": v}
         return replaced(params, parts), state
 
@@ -181,14 +181,14 @@ def _join(params: Params) -> Params:
         if not (is_kernel(name) and set(entry) == {"g", "v"}):
             return _join(entry)
         g = entry["g"]
-        v = wide(entry["v"])
+        v = at_least_float32(entry["v"])
         norm = _norm(v, g.ndim - 1)
         # If v is 0, the quotient is undefined: the quotient and its gradient are set to 0.
         positive = norm > 0
         factor = jnp.where(positive, g / jnp.where(positive, norm, 1), 0)
         ones = [1] * (v.ndim - g.ndim)
         factor = factor.reshape(*g.shape[:-1], *ones, g.shape[-1])
-        return (v * spread(factor, v.shape)).astype(entry["v"].dtype)
+        return (v * broadcast(factor, v.shape)).astype(entry["v"].dtype)
 
     return {name: whole(name, entry) for name, entry in params.items()}
 
@@ -208,7 +208,7 @@ def _norm(v: jax.Array, copies: int) -> jax.Array:
 def _drawn(key: jax.Array, kernel: jax.Array, axes: Axes) -> Params:
     """Return random vectors of length 1: u of the outputs, v of the inputs."""
     copies, inputs, outputs = axes.split(kernel.shape)
-    dtype = wide(kernel).dtype
+    dtype = at_least_float32(kernel).dtype
     vectors = {}
     for name, sizes in (("u", outputs), ("v", inputs)):
         shape = (*copies, math.prod(sizes))
@@ -236,7 +236,7 @@ def _matrix(kernel: jax.Array, vectors: Params) -> jax.Array:
     """Return the matrices of a kernel, (*copies, inputs, outputs)."""
     *copies, outputs = vectors["u"].shape
     inputs = vectors["v"].shape[-1]
-    return wide(kernel).reshape(*copies, inputs, outputs)
+    return at_least_float32(kernel).reshape(*copies, inputs, outputs)
 
 
 def _of_copies(function: Callable, matrix: jax.Array, v: jax.Array, u: jax.Array) -> Any:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import child_key
-from jaxnet.ops import plus
+from jaxnet.ops import add_bias
 from jaxnet.services.checks import all_at_least, at_least, check_key, to_device
 from jaxnet.typing import Params
 from jaxnet.unsupervised.rbm import Visible, bernoulli, fit_rbm, gibbs
@@ -61,7 +61,7 @@ def fit_dbn(
         here = child_key(key, name)
         machine = fit_rbm(here, x, size, full=True, visible=visible, **options)
         field = to_device("fit_dbn", "x", x) @ machine["kernel"]
-        x = jax.nn.sigmoid(plus(field, machine["bias"]))
+        x = jax.nn.sigmoid(add_bias(field, machine["bias"]))
         visible = bernoulli
         params[name] = machine
     return params
@@ -106,7 +106,7 @@ def generate(
     for i, machine in reversed([*enumerate(below)]):
         kind = bernoulli if i else visible
         here = child_key(key, _name("rbm", i))
-        field = plus(x @ machine["kernel"].T, machine["visible_bias"])
+        field = add_bias(x @ machine["kernel"].T, machine["visible_bias"])
         x = kind.sample(here, field)
         mean = kind.mean(field)
     return x, mean

@@ -10,25 +10,25 @@ from jaxnet.services.checks import on_host, within
 from jaxnet.viz.style import Figure, a_dict, frame, new_figure, styled, texts
 
 
-def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray:
+def overlay(x: Any, mask: Any, colors: Any, *, alpha: float = 0.6) -> np.ndarray:
     """Return images blended with the color of each pixel's class, as an array.
 
     Args:
       x: Images, (..., height, width, 3), floats in [0, 1] or uint8.
       mask: Integers, (..., height, width); pixels of other labels, such as void, show the image.
       colors: Red, green and blue of each class, (classes, 3), floats in [0, 1] or uint8.
-      share: Fraction of the color, in [0, 1]; the rest is the image.
+      alpha: Fraction of the color, in [0, 1]; the rest is the image.
 
     Returns:
       Floats in [0, 1], of the shape of x.
 
     Raises:
       TypeError: If an argument is not of numbers, or `mask` is not of integers.
-      ValueError: If shapes do not match, or `share` is outside [0, 1].
+      ValueError: If shapes do not match, or `alpha` is outside [0, 1].
 
     Example:
       >>> red_or_green = [[1, 0, 0], [0, 1, 0]]
-      >>> overlay(np.ones((1, 3, 3)), np.array([[0, 1, 255]]), red_or_green, share=0.5).tolist()
+      >>> overlay(np.ones((1, 3, 3)), np.array([[0, 1, 255]]), red_or_green, alpha=0.5).tolist()
       [[[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [1.0, 1.0, 1.0]]]
     """
     x = _unit("overlay", "x", x)
@@ -39,10 +39,10 @@ def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray
             "overlay: expected images (..., height, width, 3) and masks (..., height, width), "
             f"got {x.shape} and {mask.shape}"
         )
-    within("overlay", "share", share, "[0, 1]")
+    within("overlay", "alpha", alpha, "[0, 1]")
     known = (mask >= 0) & (mask < len(colors))
     known_mask = np.where(known, mask, 0)
-    painted = share * colors[known_mask] + (1 - share) * x
+    painted = alpha * colors[known_mask] + (1 - alpha) * x
     return np.where(known[..., None], painted, x)
 
 
@@ -54,7 +54,7 @@ def masks(
     colors: Any,
     *,
     titles: Sequence[str] | None = None,
-    share: float = 0.6,
+    alpha: float = 0.6,
 ) -> Figure:
     """Draw one row per image: the image, and its blends with one or more masks, with a legend.
 
@@ -65,7 +65,7 @@ def masks(
       names: Names of the classes, without void.
       colors: Colors, (classes, 3), one per name, floats in [0, 1] or uint8.
       titles: List of one title per image, such as "mean IoU 0.62".
-      share: Fraction of the color; the rest is the image.
+      alpha: Fraction of the color; the rest is the image.
 
     Raises:
       TypeError: If an argument has the wrong type.
@@ -83,12 +83,12 @@ def masks(
     colors = _unit("masks", "colors", colors, "(names, 3)", {"names": len(names)})
     for title, mask in labels.items():
         labels[title] = on_host("masks", f"labels[{title!r}]", mask, dtype="integers")
-    within("masks", "share", share, "[0, 1]")
+    within("masks", "alpha", alpha, "[0, 1]")
     if titles is not None:
         titles = texts("masks", "titles", titles, len(x), "image")
     columns = {"image": x}
     for title, mask in labels.items():
-        columns[title] = overlay(x, mask, colors, share=share)
+        columns[title] = overlay(x, mask, colors, alpha=alpha)
 
     width = 2.6  # inches per image; a name in the legend needs about 1.2
     most = int(width * len(columns) / 1.2)

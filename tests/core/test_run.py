@@ -75,7 +75,7 @@ TRANSFORMS: dict[str, Callable[[Layer], Layer]] = {
     "observe-transforms": lambda f: jn.observe(f, same, transforms=True),
     "collect": lambda f: jn.compose(lambda m, x: m(jn.collect(f), x)[0], name="collected"),
     "tap": lambda f: jn.tap(jn.serial(f, jnp.tanh), f.name),
-    "plain": jn.interop.plain,
+    "plain": jn.interop.without_kernels,
     "pair": lambda f: jn.Layer(f.init, f.apply, f.name),
     "scaled": scaled,
 }

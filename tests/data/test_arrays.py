@@ -82,7 +82,7 @@ test_refusals = refuses([
      "batches: all arrays must have the same leading dimension"),
     (lambda: split(pair(), 0), r"in \(0, 1\), got 0"),
     (lambda: split(pair(), 1), r"in \(0, 1\), got 1"),
-    (lambda: split(pair(), np.nan), "split: share is the part to hold out"),
+    (lambda: split(pair(), np.nan), "split: test_fraction is the part to hold out"),
     (lambda: split(pair(), 0.01), "0.01 of 7 examples leaves a part empty.*at least 0.14"),
     (lambda: split(pair(), 0.1, labels=np.arange(7) // 2), "leaves a part empty.*at least 0.5"),
     (lambda: split(pair(), 0.99), "0.99 of 7 examples leaves a part empty.*at most 0.86"),

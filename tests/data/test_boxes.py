@@ -18,7 +18,7 @@ def test_lists_become_arrays_with_padding_at_the_end():
     ]
     assert targets["boxes"].tolist() == wanted
     assert targets["classes"].tolist() == [[2, 0], [-1, -1], [1, -1]]
-    wider = pad_boxes(boxes, [[2, 0], [], [1]], most=7)
+    wider = pad_boxes(boxes, [[2, 0], [], [1]], max_boxes=7)
     assert wider["boxes"].shape == (3, 7, 4)
     assert wider["classes"].shape == (3, 7)
     np.testing.assert_array_equal(wider["boxes"][:, :2], targets["boxes"])
@@ -65,7 +65,7 @@ BOX = [0.1, 0.2, 0.3, 0.5]
     ([[BOX], [[0.1, 0.2, 0.3, np.nan]]], [[0], [0]], {}, r"boxes\[1\] .*fractions.*got nan"),
     ([[BOX, [0.5, 0.5, 0.2, 0.1]]], [[0, 1]], {}, r"got \[0.5, 0.5, 0.2, 0.1\], which ends"),
     ([[BOX]], [[1.5]], {}, r"classes\[0\] must be whole numbers from 0, got \[1.5"),
-    ([[BOX, BOX]], [[0, 1]], {"most": 1}, "an image has 2 boxes, more than most=1"),
+    ([[BOX, BOX]], [[0, 1]], {"max_boxes": 1}, "an image has 2 boxes, more than max_boxes=1"),
 ])  # fmt: skip
 def test_what_would_train_on_wrong_boxes_raises(boxes, classes, options, words):
     with pytest.raises(ValueError, match=f"pad_boxes: .*{words}"):

@@ -174,7 +174,7 @@ def test_every_digit_is_held_out_by_a_fifth():
     of_held = np.bincount(held)
     share = of_held / (np.bincount(y) + of_held)
     assert (np.abs(share - 0.2) < 0.003).all()
-    (_, y), (_, held) = digits(share=0.5)
+    (_, y), (_, held) = digits(test_fraction=0.5)
     assert abs(len(y) - len(held)) <= 10
 
 

@@ -12,7 +12,7 @@ from jaxnet.data.scenes import LEAST, MOST, enlarge
 
 @pytest.fixture(scope="module")
 def scenes():
-    return jn.data.digit_scenes(60, 30, classes=4, most=3, size=(40, 56), seed=3)
+    return jn.data.digit_scenes(60, 30, classes=4, max_digits=3, size=(40, 56), seed=3)
 
 
 def test_ranges(scenes):
@@ -61,7 +61,7 @@ def test_ink_is_dark_and_paper_bright(scenes):
 def test_parts_share_no_digit():
     """Zeros alone: each of a part is found among its drawings, and none among the other's."""
     (x, y), (x_test, y_test) = jn.data.digits()
-    train, test = jn.data.digit_scenes(12, 12, classes=1, most=1)
+    train, test = jn.data.digit_scenes(12, 12, classes=1, max_digits=1)
     zeros, test_zeros = x[y == 0], x_test[y_test == 0]
     for part, own, other in ((train, zeros, test_zeros), (test, test_zeros, zeros)):
         for mask, (box,) in zip(part.masks, part.boxes["boxes"], strict=True):
@@ -105,7 +105,7 @@ def test_drawn_by_its_seed():
 
 @pytest.mark.parametrize(("options", "error", "words"), [
     ({"classes": 11}, ValueError, "classes must be 1 to 10, got 11"),
-    ({"most": 101}, ValueError, "most must be 1 to 100, got 101"),
+    ({"max_digits": 101}, ValueError, "max_digits must be 1 to 100, got 101"),
     ({"size": (23, 64)}, ValueError, "height must be at least 24, got 23"),
     ({"size": 64}, TypeError, r"size must be \(height, width\), got 64"),
 ], ids=str)  # fmt: skip

@@ -117,7 +117,7 @@ X = jnp.ones((1, 4, 5, 1))
     (lambda key: elastic(displacement=1)(key, {"image": X, "boxes": jnp.zeros((1, 1, 4))}),
      "boxes cannot be deformed"),
     (lambda key: random_crop(1),
-     r"share is a part of both sides \(in pixels: random_shift\), in \(0, 1\), got 1"),
+     r"min_scale is a part of both sides \(in pixels: random_shift\), in \(0, 1\), got 1"),
     (lambda key: random_flip()(key, jnp.ones((3, 4))),
      r"image must have shape \(batch, height, width, channels\), got \(3, 4\)"),
     (lambda key: elastic(shear=9)(key, {"image": X, "mask": jnp.ones((1, 4, 4))}),

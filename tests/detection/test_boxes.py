@@ -14,11 +14,11 @@ def loop_iou(a, b):
     return float(oracles.iou([a], [b])[0, 0])
 
 
-def loop_suppression(found, scores, iou, score, most):
+def loop_suppression(found, scores, iou, score, max_outputs):
     """Greedy, by Python lists."""
     left = [i for i in np.argsort(-scores, kind="stable") if scores[i] > score]
     kept = []
-    while left and len(kept) < most:
+    while left and len(kept) < max_outputs:
         best = left.pop(0)
         kept.append(int(best))
         left = [i for i in left if loop_iou(found[best], found[i]) <= iou]
@@ -55,21 +55,23 @@ def test_iou_has_finite_gradients_at_padding():
         assert jnp.isfinite(gradient).all()
 
 
-KEPT = jax.jit(detection.non_max_suppression, static_argnames=("iou", "score", "most"))
+KEPT = jax.jit(detection.non_max_suppression, static_argnames=("iou", "score", "max_outputs"))
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(("iou", "score", "most"), [(0.5, 0.0, 60), (0.2, 0.4, 60), (0.3, 0.1, 7)])
-def test_suppression_against_a_loop(seed, iou, score, most):
+@pytest.mark.parametrize(
+    ("iou", "score", "max_outputs"), [(0.5, 0.0, 60), (0.2, 0.4, 60), (0.3, 0.1, 7)]
+)
+def test_suppression_against_a_loop(seed, iou, score, max_outputs):
     found = random_boxes(seed, 60)
     scores = np.random.default_rng(seed + 9).uniform(0, 1, 60).round(2)  # some are equal
-    kept = jax.device_get(KEPT(found, scores, iou=iou, score=score, most=most))
-    wanted = loop_suppression(found, scores, iou, score, most)
+    kept = jax.device_get(KEPT(found, scores, iou=iou, score=score, max_outputs=max_outputs))
+    wanted = loop_suppression(found, scores, iou, score, max_outputs)
     assert 3 < len(wanted) < 60
-    assert kept.indices.shape == kept.valid.shape == (most,)
+    assert kept.indices.shape == kept.valid.shape == (max_outputs,)
     assert kept.indices.dtype == np.int32
     assert kept.indices[kept.valid].tolist() == wanted
-    assert kept.valid.tolist() == [i < len(wanted) for i in range(most)]
+    assert kept.valid.tolist() == [i < len(wanted) for i in range(max_outputs)]
 
 
 @pytest.mark.slow
@@ -79,7 +81,7 @@ def test_suppression_by_hand():
     scores = np.float32([0.9, 0.8, 0.7])
 
     def kept(**options):
-        found_, valid = jax.device_get(KEPT(found, scores, most=3, **options))
+        found_, valid = jax.device_get(KEPT(found, scores, max_outputs=3, **options))
         return found_[valid].tolist()
 
     assert kept(iou=0.49) == [0, 2]
@@ -91,7 +93,7 @@ def test_suppression_by_hand():
 def test_equal_scores_padding_and_boxes_without_area():
     found = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [2, 2, 3, 3]])
     scores = np.array([0.5, 0.5, -np.inf, 0.4, -np.inf])
-    kept = jax.device_get(KEPT(found, scores, most=4))
+    kept = jax.device_get(KEPT(found, scores, max_outputs=4))
     assert kept.indices[kept.valid].tolist() == [0, 3]
 
 
@@ -99,14 +101,14 @@ def test_equal_scores_padding_and_boxes_without_area():
 def test_suppression_of_batches():
     found = jnp.asarray(random_boxes(3, 2, 3, 20))
     scores = jnp.asarray(np.random.default_rng(4).uniform(0, 1, (2, 3, 20)))
-    kept = detection.non_max_suppression(found, scores, iou=0.2, most=6)
+    kept = detection.non_max_suppression(found, scores, iou=0.2, max_outputs=6)
     assert kept.indices.shape == kept.valid.shape == (2, 3, 6)
-    one = detection.non_max_suppression(found[1, 2], scores[1, 2], iou=0.2, most=6)
+    one = detection.non_max_suppression(found[1, 2], scores[1, 2], iou=0.2, max_outputs=6)
     assert kept.indices[1, 2].tolist() == one.indices.tolist()
 
 
 def test_suppression_of_no_boxes():
-    none = detection.non_max_suppression(jnp.zeros((0, 4)), jnp.zeros(0), most=3)
+    none = detection.non_max_suppression(jnp.zeros((0, 4)), jnp.zeros(0), max_outputs=3)
     assert none.indices.tolist() == [0, 0, 0]
     assert not none.valid.any()
 
@@ -126,13 +128,13 @@ def test_boxes_of_any_dtype_have_the_values_of_float64(make, dtype, x64):
     np.testing.assert_allclose(detection.to_middle(a), oracles.to_middle(corners), rtol=1e-6)
     corner = detection.to_corners(make(np.array([1, 1, 4, 4], dtype)))
     assert corner.tolist() == [-1, -1, 3, 3]
-    kept = detection.non_max_suppression(a, make(np.array([1, 3, 2])), iou=0.4, most=3)
+    kept = detection.non_max_suppression(a, make(np.array([1, 3, 2])), iou=0.4, max_outputs=3)
     assert kept.indices[kept.valid].tolist() == [1, 2]
 
 
 def test_suppression_keeps_no_box_whose_score_is_nan():
     found = np.array([[0, 0, 2, 3], [5, 5, 8, 9]], np.float32)
-    kept = jax.device_get(KEPT(found, np.float32([np.nan, 0.5]), most=2))
+    kept = jax.device_get(KEPT(found, np.float32([np.nan, 0.5]), max_outputs=2))
     assert kept.indices[kept.valid].tolist() == [1]
 
 
@@ -141,15 +143,15 @@ def test_suppression_keeps_no_box_whose_score_is_nan():
 def test_suppression_keeps_no_box_that_is_not_finite(wrong):
     """With a score of -inf it is padding; else it raises, or is left out inside jit."""
     found = np.array([[5, wrong, 8, 9], [5, 5, 8, 9], [0, 0, 2, 3]], np.float32)
-    kept = detection.non_max_suppression(found, np.array([-np.inf, 0.5, 0.3]), most=2)
+    kept = detection.non_max_suppression(found, np.array([-np.inf, 0.5, 0.3]), max_outputs=2)
     assert kept.indices[kept.valid].tolist() == [1, 2]
     with pytest.raises(ValueError, match=r"a box must be finite, got .* at \(0,\)\..*score -inf"):
-        detection.non_max_suppression(found, np.array([0.9, 0.5, 0.3]), most=2)
+        detection.non_max_suppression(found, np.array([0.9, 0.5, 0.3]), max_outputs=2)
     batch = np.stack([found[::-1], found])
     scores = np.array([[0.9, 0.5, -1], [0.9, 0.5, 0.3]])
     with pytest.raises(ValueError, match=r"at \(0, 2\)"):
-        detection.non_max_suppression(batch, scores, most=2)
-    kept = KEPT(batch, scores, most=3)
+        detection.non_max_suppression(batch, scores, max_outputs=2)
+    kept = KEPT(batch, scores, max_outputs=3)
     assert kept.indices[1][kept.valid[1]].tolist() == [1, 2]
 
 
@@ -166,7 +168,7 @@ SCORES = np.zeros(3)
     (lambda: detection.to_corners(np.zeros((2, 6))), r"to_corners: boxes must have shape"),
     (lambda: detection.to_middle(np.zeros((4, 2))), r"to_middle: boxes must have shape"),
     (lambda: NMS(BOXES, np.zeros((3, 2))), r"boxes \(..., n, 4\) and scores \(..., n\), got"),
-    (lambda: NMS(BOXES, SCORES, most=0), "most must be at least 1, got 0"),
+    (lambda: NMS(BOXES, SCORES, max_outputs=0), "max_outputs must be at least 1, got 0"),
     (lambda: NMS(BOXES, SCORES, iou=50), r"non_max_suppression: iou must be in \[0, 1\], got 50"),
     (lambda: NMS(BOXES, SCORES, score=np.nan), "non_max_suppression: score must be in .* got nan"),
 ])  # fmt: skip

@@ -44,7 +44,7 @@ def test_values_and_gradients_are_those_of_the_net(row, x64):
 
         return run(params, x), jax.grad(loss, (0, 1))(params, x)
 
-    close(everything(net, params, x), everything(jn.interop.plain(net), params, x), 1e-10)
+    close(everything(net, params, x), everything(jn.interop.without_kernels(net), params, x), 1e-10)
 
 
 @pytest.mark.fast_cases("adaline", "conv-video", "gru-states", "lstm", "perceptron", "rnn_cell")
@@ -53,7 +53,7 @@ def test_no_primitive_of_ours_is_left(row):
     net = row.make()
     params, state = jax.eval_shape(lambda key: net.init(key, row.x), jax.random.key(0))
     ours = primitives(net, params, state, row.x)
-    theirs = primitives(jn.interop.plain(net), params, state, row.x)
+    theirs = primitives(jn.interop.without_kernels(net), params, state, row.x)
     assert "convolution" not in theirs
     assert row not in CONVOLUTIONS or "convolution" in ours
     assert not theirs & {"jit", "custom_jvp_call", "custom_vmap_call", "remat2"}
@@ -67,7 +67,7 @@ def test_inside_a_compiled_function():
     x = jnp.ones((2, 7, 3))
     params, state = net.init(jax.random.key(0), x)
     assert "convolution" in primitives(net, params, state, x)
-    assert "convolution" not in primitives(jn.interop.plain(net), params, state, x)
+    assert "convolution" not in primitives(jn.interop.without_kernels(net), params, state, x)
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_loops_compute_the_same(row):
     x = fill(row)
     net, params, state = drawn(row, x)
     run = jax.jit(lambda net, p: net.apply(p, state, x)[0], static_argnums=0)
-    close(run(net, params), run(jn.interop.plain(net), params))
+    close(run(net, params), run(jn.interop.without_kernels(net), params))
 
 
 @pytest.mark.long
@@ -104,23 +104,28 @@ def test_loops_branches_and_gradients_inside_a_net():
     x = jnp.linspace(-1, 1.5, 2 * 5 * 3).reshape(2, 5, 3)
     params, state = net.init(jax.random.key(0), x)
     assert {"convolution", "scan", "cond", "while"} <= primitives(net, params, state, x)
-    assert "convolution" not in primitives(jn.interop.plain(net), params, state, x)
+    assert "convolution" not in primitives(jn.interop.without_kernels(net), params, state, x)
     for sign in (1, -1):
-        close(*(each.apply(params, state, sign * x)[0] for each in (net, jn.interop.plain(net))))
+        close(
+            *(
+                each.apply(params, state, sign * x)[0]
+                for each in (net, jn.interop.without_kernels(net))
+            )
+        )
 
 
 @pytest.mark.slow
 def test_it_is_a_transform():
     net = jn.serial(jn.conv(4, 3), jn.dropout(0.5), jn.flatten(), jn.dense(3))
-    plain = jn.interop.plain(net)
+    plain = jn.interop.without_kernels(net)
     x = jnp.ones((2, 5, 6, 1))
     params, state = plain.init(jax.random.key(0), x)
     assert (plain.name, plain.kind, plain.inside.layer) == (net.name, "plain", net)
     assert jax.tree.structure(params) == jax.tree.structure(net.init(jax.random.key(0), x)[0])
     options = {"key": jax.random.key(1), "train": True}
     close(*(each.apply(params, state, x, **options)[0] for each in (net, plain)), 1e-5, 1e-6)
-    with pytest.raises(TypeError, match="plain: net"):
-        jn.interop.plain(3)
+    with pytest.raises(TypeError, match="without_kernels: net"):
+        jn.interop.without_kernels(3)
 
 
 NETS = {
@@ -137,7 +142,7 @@ def test_taylor_mode_agrees_with_nested_jvp(name, x64):
     x, direction = (jnp.asarray(rng.normal(size=shape)) for _ in range(2))
     params, state = net.init(jax.random.key(0), x)
     params = jax.tree.map(lambda a: jnp.asarray(a + 0.1 * rng.normal(size=a.shape)), params)
-    plain = jn.interop.plain(net)
+    plain = jn.interop.without_kernels(net)
 
     def along(net):
         return lambda t: net.apply(params, state, x + t * direction)[0]

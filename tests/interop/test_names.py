@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jaxnet as jn
-from jaxnet.interop import by_names, part, shaped, transposed
+from jaxnet.interop import by_names, reshaped, take_part, transposed
 from tests.helpers import jit_apply, refuses
 
 ROW = jn.spec((2, 3))
@@ -76,12 +76,12 @@ def test_layers_of_a_repeat_are_stacked():
 def test_parts_and_several_names():
     given = {"qkv": np.arange(9.0).reshape(3, 3), "b1": np.ones(1), "b2": np.full(1, 2.0)}
     net = jn.dense(1)
-    table = {"kernel": ("qkv", transposed, part(1, 3)), "bias": ("b1", "b2", np.add)}
+    table = {"kernel": ("qkv", transposed, take_part(1, 3)), "bias": ("b1", "b2", np.add)}
     params, _ = by_names(net, given, ROW, table)
     assert params["kernel"].tolist() == [[3], [4], [5]]
     assert params["bias"].tolist() == [3]
-    assert part((2, 0), 3, axis=0)(given["qkv"]).tolist() == [[6, 7, 8], [0, 1, 2]]
-    assert shaped(3, -1, 1)(given["qkv"]).shape == (3, 3, 1)
+    assert take_part((2, 0), 3, axis=0)(given["qkv"]).tolist() == [[6, 7, 8], [0, 1, 2]]
+    assert reshaped(3, -1, 1)(given["qkv"]).shape == (3, 3, 1)
     assert transposed(np.zeros((4, 3, 5))).shape == (5, 3, 4)
 
 
@@ -129,14 +129,14 @@ test_refusals = refuses([
     (lambda: named(table=DENSE | {"kernel": "fc.weight"}),
      r'kernel \(3, 4\): got \(4, 3\) from "fc.weight"; write \(name, transposed\)'),
     (lambda: named(arrays({"fc.weight": np.ones(12)}), DENSE | {"kernel": "fc.weight"}),
-     r'got \(12,\) from "fc.weight"; shaped\(3, 4\) would fit'),
+     r'got \(12,\) from "fc.weight"; reshaped\(3, 4\) would fit'),
     (lambda: named(arrays({"fc.weight": np.ones((4, 5))})),
      r'kernel \(3, 4\): got \(5, 4\) from "fc.weight"$'),
     (lambda: named(table=DENSE | {"kernle": "a"}),
      'no entry for the row "kernle"; there is "kernel"'),
     (lambda: named(leave=["stpe"]), 'nothing to leave out fits "stpe"'),
-    (lambda: named(table=DENSE | {"bias": ("fc.bias", part(1, 3))}),
-     r'take fails for "fc.bias" \(4,\): part: expected axis -1 to be a multiple of 3'),
+    (lambda: named(table=DENSE | {"bias": ("fc.bias", take_part(1, 3))}),
+     r'take fails for "fc.bias" \(4,\): take_part: expected axis -1 to be a multiple of 3'),
     (lambda: named(table=DENSE | {"bias": "{j}.{i}"}), "i, j of its names are not in the path"),
     (lambda: named({f"w.{i}": np.ones(i) for i in range(30)}),
      r"(?s)by_names: weights do not fit dense:.*and 12 more"),
@@ -147,9 +147,9 @@ test_refusals = refuses([
      "has 2 names and no function that joins them"),
     (lambda: named(leave="head/*"), TypeError, "leave must be a list of patterns"),
     (lambda: named(leave=[3]), TypeError, "leave must hold patterns like .*, got 3"),
-    (lambda: part(3, 3), r"part: i must be 0 to 2, got 3"),
-    (lambda: part(0, 0), "part: n must be at least 1, got 0"),
-    (lambda: part((0, -1), 2), "part: i must be at least 0, got -1"),
+    (lambda: take_part(3, 3), r"take_part: i must be 0 to 2, got 3"),
+    (lambda: take_part(0, 0), "take_part: n must be at least 1, got 0"),
+    (lambda: take_part((0, -1), 2), "take_part: i must be at least 0, got -1"),
     (lambda: transposed(None), TypeError, "transposed: a must be an array of shape .*, got None"),
     (lambda: transposed(np.ones(3)), r"transposed: a must have shape \(outputs, inputs, ...\)"),
 ])  # fmt: skip
@@ -210,7 +210,7 @@ def test_keras_convolutions_and_norms(keras):
            for name in ("conv", "dense", "head") for entry in ("kernel", "bias")},
         "batch_norm/scale": "norm/gamma", "batch_norm/bias": "norm/beta",
         "batch_norm/mean": "norm/moving_mean", "batch_norm/var": "norm/moving_variance",
-        "depthwise_conv/kernel": ("depthwise/kernel", shaped(3, 2, 1, 8)),
+        "depthwise_conv/kernel": ("depthwise/kernel", reshaped(3, 2, 1, 8)),
         "depthwise_conv/bias": "depthwise/bias",
         # a gradient, as in PyTorch: (*window, features, inputs), reversed
         "up/kernel": ("up/kernel", lambda a: np.flip(a, (0, 1)).swapaxes(2, 3)),
@@ -244,7 +244,7 @@ def test_keras_sequences(keras):
         x = x + m(jn.multi_head_attention(2, head_size=3, name="attention"), x)
         return m(jn.rnn(2), m(jn.bidirectional(jn.lstm(3), name="both"), x))
 
-    swapped = part((1, 0, 2), 3)  # Keras has the update gate first
+    swapped = take_part((1, 0, 2), 3)  # Keras has the update gate first
     table = {"words/embedding": "words/embeddings"}
     for entry in ("kernel", "recurrent_kernel", "bias"):
         table[f"lstm/{entry}"] = f"lstm/lstm_cell/{entry}"
@@ -254,7 +254,7 @@ def test_keras_sequences(keras):
     for entry in ("kernel", "recurrent_kernel"):
         table[f"gru/{entry}"] = (f"gru/gru_cell/{entry}", swapped)
     table["gru/bias"] = "gru/gru_cell/bias", gru_bias, swapped
-    table["gru/recurrent_bias"] = "gru/gru_cell/bias", lambda a: a[1], part(2, 3)
+    table["gru/recurrent_bias"] = "gru/gru_cell/bias", lambda a: a[1], take_part(2, 3)
     for part_of in ("query", "key", "value", "out"):
         theirs = "attention_output" if part_of == "out" else part_of
         for entry in ("kernel", "bias"):

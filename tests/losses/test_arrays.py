@@ -6,13 +6,13 @@ import numpy as np
 
 from jaxnet.losses import arrays
 from jaxnet.losses.sparsity import log
-from jaxnet.ops import wide
+from jaxnet.ops import at_least_float32
 
 
 def test_wide_keeps_wide_dtypes_and_widens_narrow_ones(x64):
     for given, wanted in [("bfloat16", "float32"), ("float64", "float64"), ("int8", "float32")]:
-        assert wide(jnp.ones(2, given)).dtype == wanted
-    assert wide(np.ones(2, np.complex64)).dtype == "complex64"
+        assert at_least_float32(jnp.ones(2, given)).dtype == wanted
+    assert at_least_float32(np.ones(2, np.complex64)).dtype == "complex64"
 
 
 def test_log_is_continued_by_its_tangent():

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.ops import linalg
 from jaxnet.ops.integers import scaled, scales_of_values, unpacked
-from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.precision import at_least_float32, output_dtype
 from jaxnet.ops.varying import varying
 from jaxnet.services.jax_versions import varying_axes
 from tests.helpers import close, compiled
@@ -93,11 +93,11 @@ def test_inverses_of_2x2_and_their_gradients():
 ])  # fmt: skip
 def test_dtypes(given, summed, output):
     x = jnp.ones(3, given)
-    assert wide(x).dtype == summed and output_dtype(x) == output
+    assert at_least_float32(x).dtype == summed and output_dtype(x) == output
 
 
 def test_float64_stays(x64):
-    assert wide(jnp.ones(3)).dtype == output_dtype(jnp.ones(3)) == jnp.float64
+    assert at_least_float32(jnp.ones(3)).dtype == output_dtype(jnp.ones(3)) == jnp.float64
     assert output_dtype(jnp.ones(3, int)) == jnp.float32
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.ops.product import plus, product, rows, spread
+from jaxnet.ops.product import add_bias, broadcast, product, rows
 from jaxnet.services.nodes import plain
 from jaxnet.transforms.adapt import Adapted
 from jaxnet.transforms.integers import Quantized
@@ -31,8 +31,8 @@ def test_products_are_those_of_tensordot(shape, kernel, inputs):
 def test_both_summands_may_broadcast():
     a = np.arange(6.0).reshape(2, 1, 3)
     b = np.arange(4.0)[:, None]
-    np.testing.assert_array_equal(jax.jit(plus)(a, b), a + b)
-    assert plus(a, None) is a
+    np.testing.assert_array_equal(jax.jit(add_bias)(a, b), a + b)
+    assert add_bias(a, None) is a
 
 
 @refused([
@@ -67,8 +67,8 @@ def test_rows_of_a_table_of_one_axis_are_numbers():
 
 @NARROW
 @pytest.mark.parametrize(("function", "shape"), [
-    (lambda a: plus(jnp.zeros((30, 400, 3), a.dtype), a), (3,)),
-    (lambda a: spread(a, (12_000, 3)), (3,)),
+    (lambda a: add_bias(jnp.zeros((30, 400, 3), a.dtype), a), (3,)),
+    (lambda a: broadcast(a, (12_000, 3)), (3,)),
     (lambda a: rows(a, jnp.zeros(12_000, jnp.int32)), (2, 3)),
     (lambda a: product(jnp.ones((30, 400, 2), a.dtype), a), (2, 3)),
 ], ids=["plus", "spread", "rows", "product"])  # fmt: skip
@@ -168,7 +168,7 @@ def test_arrays_of_another_byte_order_are_read():
     ids = np.array([2, 0], ">i4")
     np.testing.assert_allclose(product(swapped_x, swapped_kernel), x @ kernel)
     np.testing.assert_allclose(rows(swapped_kernel, ids), kernel[[2, 0]])
-    np.testing.assert_allclose(plus(swapped_x, swapped_x[0]), x + x[0])
+    np.testing.assert_allclose(add_bias(swapped_x, swapped_x[0]), x + x[0])
     stored = Quantized(jnp.ones((3, 4), jnp.int8), jnp.ones((3, 1)), jnp.dtype("float32"))
     np.testing.assert_allclose(rows(stored, ids), np.ones((2, 4)))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.ops.product import plus
+from jaxnet.ops.product import add_bias
 from jaxnet.ops.recurrence import GRU, LSTM, hidden, simple_cell, unroll
 from jaxnet.services.jax_versions import TRANSPOSES_LOOPS
 from tests.helpers import close, equations
@@ -36,7 +36,7 @@ def plain(cell, pre, kernel, biases, carry, mask):
 
     def body(carry, now):
         pre, mask = now
-        new, _ = cell.step(pre + biases[0], plus(hidden(carry) @ kernel, biases[1]), carry)
+        new, _ = cell.step(pre + biases[0], add_bias(hidden(carry) @ kernel, biases[1]), carry)
         if mask is not None:
             new = jax.tree.map(lambda n, o: jnp.where(mask, n, o), new, carry)
         return new, hidden(new)

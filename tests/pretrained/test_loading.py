@@ -218,7 +218,7 @@ def test_the_way_back_says_what_it_cannot_undo():
     table = {
         "dense/kernel": ("a", np.transpose),
         "dense/bias": ("b", "c", np.add),
-        "dense_1/kernel": ("d", jn.interop.part(0, 2)),
+        "dense_1/kernel": ("d", jn.interop.take_part(0, 2)),
     }
     with pytest.raises(ValueError) as error:
         to_names(net, params, state, x, table)
@@ -234,9 +234,9 @@ def test_stacked_layers_and_parts_go_back():
     x = jn.spec((2, 4))
     params, state = net.init(jax.random.key(0), x)
     table = {
-        "dense/kernel": ("l.{i}.both", jn.interop.part(1, 2)),
-        "dense_1/kernel": ("l.{i}.both", jn.interop.part(0, 2)),
-        "dense_1/bias": ("l.{i}.bias", jn.interop.shaped(4, given=(2, 2))),
+        "dense/kernel": ("l.{i}.both", jn.interop.take_part(1, 2)),
+        "dense_1/kernel": ("l.{i}.both", jn.interop.take_part(0, 2)),
+        "dense_1/bias": ("l.{i}.bias", jn.interop.reshaped(4, given=(2, 2))),
     }
     names = to_names(net, params, state, x, table)
     assert {name: a.shape for name, a in names.items()} == {

@@ -140,7 +140,7 @@ def test_several_units_are_as_many_perceptrons():
 
 def test_training_goes_on_from_params():
     x, y, _ = separable(7)
-    first = train_perceptron(x, y, passes=2)
+    first = train_perceptron(x, y, max_epochs=2)
     rest = train_perceptron(x, y, params=first.params)
     whole = train_perceptron(x, y)
     assert not first.converged
@@ -184,7 +184,7 @@ def test_xor_does_not_converge_and_says_so():
 
 def test_too_few_passes_are_no_proof():
     x, y, _ = separable(7)
-    run = train_perceptron(x, y, passes=2)
+    run = train_perceptron(x, y, max_epochs=2)
     assert not run.converged
     assert not run.cycles
     report = str(run)
@@ -200,7 +200,7 @@ def test_a_cycle_of_any_length_is_found():
         y = rng.integers(0, 2, 12)
         y[:2] = 0, 1  # one point in both classes
         x[1] = x[0]
-        run = train_perceptron(x, y, passes=5000)
+        run = train_perceptron(x, y, max_epochs=5000)
         assert run.cycles
         assert not run.converged
         assert len(run.mistakes) < 5000
@@ -221,7 +221,7 @@ def fresh(inputs=2, features=1):
     (CORNERS, [0, 1], {}, "same leading dimension, got 0: 4, 1: 2"),
     (CORNERS, 2 * XOR - 1, {}, r"0 or 1, got \[-1.0, 1.0\].*pass y > 0"),
     (CORNERS, XOR, {"learning_rate": 0}, r"must be in \(0, inf\), got 0"),
-    (CORNERS, XOR, {"passes": 0}, "passes must be at least 1, got 0"),
+    (CORNERS, XOR, {"max_epochs": 0}, "max_epochs must be at least 1, got 0"),
     (CORNERS, XOR, {"params": fresh(inputs=3)}, r"perceptron/kernel: expected \(2, 1\)"),
 ])  # fmt: skip
 def test_messages_of_training(x, y, options, words):

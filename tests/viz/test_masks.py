@@ -14,7 +14,7 @@ COLORS = np.array([[255, 0, 0], [0, 51, 0], [0, 0, 255]], np.uint8)
 
 
 def test_each_pixel_is_mixed_with_the_color_of_its_class():
-    y = overlay(X, MASK, COLORS, share=0.25)
+    y = overlay(X, MASK, COLORS, alpha=0.25)
     for place, label in np.ndenumerate(MASK):
         known = 0 <= label < 3
         color = COLORS[label] / 255 if known else X[place]
@@ -22,8 +22,8 @@ def test_each_pixel_is_mixed_with_the_color_of_its_class():
 
 
 def test_shares_and_uint8():
-    np.testing.assert_allclose(overlay(X, MASK, COLORS, share=0), X)
-    painted = overlay(X, MASK, COLORS, share=1)
+    np.testing.assert_allclose(overlay(X, MASK, COLORS, alpha=0), X)
+    painted = overlay(X, MASK, COLORS, alpha=1)
     assert (painted[0, 0, :3] == COLORS / 255).all()
     bytes_ = (255 * X).astype(np.uint8)
     from_floats = overlay(bytes_ / 255, MASK, COLORS / 255)
@@ -62,7 +62,7 @@ def test_the_legend_lies_inside(columns):
 
 test_errors = refuses([
     (lambda: overlay(X, MASK[0], COLORS), r"got \(2, 3, 4, 3\) and \(3, 4\)"),
-    (lambda: overlay(X, MASK, COLORS, share=2), r"share must be in \[0, 1\], got 2"),
+    (lambda: overlay(X, MASK, COLORS, alpha=2), r"alpha must be in \[0, 1\], got 2"),
     (lambda: viz.masks(X[0], {}, ["a"], COLORS[:1]), r"For a single example, pass x\[None\]"),
     (lambda: viz.masks(X, {}, ["a"], COLORS), r"with names = 1, got \(3, 3\)"),
     (lambda: viz.masks(X, {}, list("abc"), COLORS, titles=["a"]), "expected 2 titles"),

@@ -4,7 +4,7 @@ from jaxnet.unsupervised.hmm.emissions import Emission as Emission
 from jaxnet.unsupervised.hmm.emissions import categorical as categorical
 from jaxnet.unsupervised.hmm.emissions import gaussian_mixture as gaussian_mixture
 from jaxnet.unsupervised.hmm.emissions import uniform_segments as uniform_segments
-from jaxnet.unsupervised.hmm.markov import NEVER as NEVER
+from jaxnet.unsupervised.hmm.markov import LOG_ZERO as LOG_ZERO
 from jaxnet.unsupervised.hmm.markov import first_state as first_state
 from jaxnet.unsupervised.hmm.markov import forward as forward
 from jaxnet.unsupervised.hmm.markov import left_to_right as left_to_right

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxnet import child_key
 from jaxnet.initializers import normal, zeros
-from jaxnet.ops import plus, spread
+from jaxnet.ops import add_bias, broadcast
 from jaxnet.services.checks import at_least, check_range, on_host, within
 from jaxnet.services.extras import extra
 from jaxnet.typing import Params
@@ -234,8 +234,8 @@ def _fit_mixtures(params: Params, x: jax.Array, posterior: jax.Array, floor: flo
     steps = jnp.maximum(every.sum(), 1)
     middle = (every * x).sum(0) / steps
     x = jnp.where(every > 0, x - middle[None], 0)  # subtracting the mean keeps more digits
-    spread = (every * x**2).sum(0) / steps
-    mean = plus(params["mean"], -middle)
+    square = (every * x**2).sum(0) / steps
+    mean = add_bias(params["mean"], -middle)
     member = jax.nn.softmax(_components(params | {"mean": mean}, x))
     member = posterior.reshape(len(x), -1, 1) * member  # (n, states, mixtures)
     count = member.sum(0)[..., None]
@@ -245,13 +245,13 @@ def _fit_mixtures(params: Params, x: jax.Array, posterior: jax.Array, floor: flo
     mean = jnp.where(seen, total / count, mean)
 
     variance = _squares(member, mean, x) / count
-    known_spread = jnp.where(spread > 0, spread, 1)
+    known_spread = jnp.where(square > 0, square, 1)
     least = jnp.maximum(floor * known_spread, jnp.finfo(x.dtype).tiny)
     least = jnp.broadcast_to(least, variance.shape)
     log_variance = jnp.log(jnp.maximum(variance, least))
     return {
         "weight": shares(member.sum(0), params["weight"]),
-        "mean": plus(mean, middle),
+        "mean": add_bias(mean, middle),
         "log_variance": jnp.where(seen, log_variance, params["log_variance"]),
     }
 
@@ -277,7 +277,7 @@ def _begin_mixtures(
     shape = params["mean"].shape
     states, mixtures, _ = shape
     mean = np.zeros(shape)
-    spread = np.zeros(shape)
+    variance = np.zeros(shape)
     all_variance = x.var(0)
     least = np.where(all_variance > 0, max(floor, 1e-3) * all_variance, 1)
     for state in range(states):
@@ -285,12 +285,15 @@ def _begin_mixtures(
         if len(own) < max(mixtures, 2):
             own = x
         mean[state] = own.mean(0)
-        spread[state] = np.maximum(own.var(0), least)
+        variance[state] = np.maximum(own.var(0), least)
         if mixtures > 1:
             some = own[:: math.ceil(len(own) / SOME)]
             mean[state] = kmeans(jax.random.fold_in(key, state), some, mixtures)
     dtype = params["mean"].dtype
-    first = {"mean": jnp.asarray(mean, dtype), "log_variance": jnp.asarray(np.log(spread), dtype)}
+    first = {
+        "mean": jnp.asarray(mean, dtype),
+        "log_variance": jnp.asarray(np.log(variance), dtype),
+    }
     return params | first
 
 
@@ -309,12 +312,12 @@ def _mixture_scores(params, x):
 
 
 def _components(params, x):  # (..., features) -> (..., states, mixtures)
-    away = plus(x[..., None, None, :], -params["mean"])
-    log_variance = spread(params["log_variance"], away.shape)
+    away = add_bias(x[..., None, None, :], -params["mean"])
+    log_variance = broadcast(params["log_variance"], away.shape)
     squares = away**2 * jnp.exp(-log_variance) + log_variance
     terms = squares + math.log(2 * math.pi)
     log_density = -0.5 * terms.sum(-1)
-    return plus(log_density, log_probabilities(params["weight"]))
+    return add_bias(log_density, log_probabilities(params["weight"]))
 
 
 def shares(count: jax.Array, old: jax.Array) -> jax.Array:

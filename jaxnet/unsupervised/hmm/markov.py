@@ -9,7 +9,7 @@ A chain moves from state to state, and each state emits an observation. The func
 
 Logits are unconstrained numbers, as in a softmax, so you can use `jax.grad` and optax as for any
 params. A logit below -1e20, including -inf, is a probability of exactly 0 with a gradient of
-exactly 0. It is stored as `NEVER`, -1e30: a finite number, because -inf breaks penalties, weight
+exactly 0. It is stored as `LOG_ZERO`, -1e30: a finite number, because -inf breaks penalties, weight
 decay and tests for NaN.
 
 With lengths, values beyond a sequence's own length have no influence on any result, NaN included.
@@ -31,9 +31,9 @@ from jaxnet.services.meshes import on_auto_axes
 from jaxnet.tools import read_sequence
 from jaxnet.typing import Params
 
-NEVER = -1e30
+LOG_ZERO = -1e30
 """The logit of probability 0."""
-_LOWEST = -1e20  # lower logits are probability 0, since weight decay may have changed NEVER
+_LOWEST = -1e20  # lower logits are probability 0, since weight decay may have changed LOG_ZERO
 
 
 def log_probabilities(logits: jax.Array) -> jax.Array:
@@ -52,20 +52,20 @@ def log_probabilities(logits: jax.Array) -> jax.Array:
       TypeError, ValueError: If `logits` are not floats, or do not have an axis.
 
     Example:
-      >>> p = jnp.exp(log_probabilities(jnp.array([0.0, jnp.log(3.0), NEVER])))
+      >>> p = jnp.exp(log_probabilities(jnp.array([0.0, jnp.log(3.0), LOG_ZERO])))
       >>> np.asarray(p).round(3).tolist()
       [0.25, 0.75, 0.0]
     """
     logits = as_array("log_probabilities", "logits", logits, "(..., states)", "reals")
     possible = ~(logits <= _LOWEST)  # NaN is not hidden
     # Avoids -inf, whose gradient would be NaN.
-    log_p = jax.nn.log_softmax(jnp.maximum(logits, NEVER))
+    log_p = jax.nn.log_softmax(jnp.maximum(logits, LOG_ZERO))
     return jnp.where(possible, log_p, -jnp.inf)
 
 
 @jax.jit
 def to_logits(p: jax.Array) -> jax.Array:
-    """Return the logits of probabilities: their logarithms, and `NEVER` for 0.
+    """Return the logits of probabilities: their logarithms, and `LOG_ZERO` for 0.
 
     Example:
       >>> to_logits(jnp.array([1.0, 0.0])).tolist()
@@ -73,7 +73,7 @@ def to_logits(p: jax.Array) -> jax.Array:
     """
     possible = p > 0
     log_p = jnp.log(jnp.where(possible, p, 1))
-    return jnp.where(possible, log_p, NEVER)
+    return jnp.where(possible, log_p, LOG_ZERO)
 
 
 def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -94,7 +94,7 @@ def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
         )
     at_least("first_state", "shape[0]", shape[0])
     check_dtype("first_state", dtype)
-    logits = np.full(shape, NEVER)
+    logits = np.full(shape, LOG_ZERO)
     logits[0] = 0
     return jnp.asarray(logits, dtype)
 
@@ -124,7 +124,7 @@ def left_to_right(skips: int = 0) -> Initializer:
         current, following = map(np.arange, shape)
         ahead = following - current[:, None]
         allowed = (ahead >= 0) & (ahead <= 1 + skips)
-        return jnp.asarray(np.where(allowed, 0, NEVER), dtype)
+        return jnp.asarray(np.where(allowed, 0, LOG_ZERO), dtype)
 
     return init
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxnet import Layer, child_key, compose, spec, stateless, tools
 from jaxnet.initializers import Initializer, zeros
-from jaxnet.ops import wide
+from jaxnet.ops import at_least_float32
 from jaxnet.services import checks
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.progress import progress_bar
@@ -93,7 +93,7 @@ def hmm(
         }
         # Scores are sums over features and time.
         dtype = params["start"].dtype
-        params = jax.tree.map(wide, params)
+        params = jax.tree.map(at_least_float32, params)
         scores = emission.score(params["emission"], sequence.without_padding())
         _, log_likelihood = forward(params, scores, sequence.lengths)
         return log_likelihood.astype(dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnet import child_key
-from jaxnet.ops import plus
+from jaxnet.ops import add_bias
 from jaxnet.services.checks import as_array, at_least, check_key, on_host
 from jaxnet.typing import Params
 from jaxnet.unsupervised.rbm.machine import free_energy, read_params
@@ -189,10 +189,10 @@ def _ais(key, params, start, betas, runs, visible):
         x, log_weights = carry
         beta = betas[i + 1]
         here = jax.random.fold_in(key, i)
-        field = plus(x @ kernel, bias)  # (runs, inputs) -> (runs, features)
+        field = add_bias(x @ kernel, bias)  # (runs, inputs) -> (runs, features)
         log_weights += free(betas[i], x, field) - free(beta, x, field)
         h = draw(child_key(here, "hidden"), jax.nn.sigmoid(beta * field))
-        below = plus(beta * (h @ kernel.T), visible_bias(beta))
+        below = add_bias(beta * (h @ kernel.T), visible_bias(beta))
         return visible.sample(child_key(here, "visible"), below), log_weights
 
     fields = jnp.broadcast_to(start, (runs, *start.shape))

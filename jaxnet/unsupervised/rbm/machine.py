@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 
 from jaxnet import Layer, child_key, compose, product, tools, trainer
 from jaxnet.initializers import Initializer, normal, zeros
-from jaxnet.ops import plus
+from jaxnet.ops import add_bias
 from jaxnet.services.checks import check_key, check_rank
 from jaxnet.training import learning_rule
 from jaxnet.typing import Params
@@ -110,12 +110,12 @@ def read_params(who: str, params: Any, visible: Visible) -> tuple[Params, dict[s
 
 def _hidden_field(params: Params, x: jax.Array) -> jax.Array:
     field = product(x, params["kernel"])  # (..., inputs) -> (..., features)
-    return plus(field, params["bias"])
+    return add_bias(field, params["bias"])
 
 
 def _visible_field(params: Params, h: jax.Array) -> jax.Array:
     field = product(h, params["kernel"].T)  # (..., features) -> (..., inputs)
-    return plus(field, params["visible_bias"])
+    return add_bias(field, params["visible_bias"])
 
 
 def free_energy(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -> jax.Array:

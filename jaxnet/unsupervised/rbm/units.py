@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.ops import plus
+from jaxnet.ops import add_bias
 from jaxnet.services.checks import check_type
 
 
@@ -69,7 +69,7 @@ def _logit(mean: jax.Array) -> jax.Array:
 
 bernoulli = Visible(
     energy=lambda x, bias: -x @ bias,
-    log_partition=lambda input, bias: jax.nn.softplus(plus(input, bias)).sum(-1),
+    log_partition=lambda input, bias: jax.nn.softplus(add_bias(input, bias)).sum(-1),
     mean=jax.nn.sigmoid,
     sample=lambda key, field: draw(key, jax.nn.sigmoid(field)),
     bias=_logit,
@@ -78,9 +78,9 @@ bernoulli = Visible(
 """Units that are 0 or 1. Data may also be probabilities in [0, 1]."""
 
 gaussian = Visible(
-    energy=lambda x, bias: jnp.square(plus(x, -bias)).sum(-1) / 2,
+    energy=lambda x, bias: jnp.square(add_bias(x, -bias)).sum(-1) / 2,
     log_partition=lambda input, bias: (
-        input * plus(input / 2, bias) + 0.5 * jnp.log(2 * jnp.pi)
+        input * add_bias(input / 2, bias) + 0.5 * jnp.log(2 * jnp.pi)
     ).sum(-1),
     mean=lambda field: field,
     sample=lambda key, field: field + jax.random.normal(key, field.shape, field.dtype),

@@ -207,7 +207,9 @@ def test_impossible_and_nan_sequences_are_alone_with_it():
 
 
 def test_log_probabilities():
-    logits = jnp.array([[0.0, 1, 2], [-jnp.inf, 0, hmm.NEVER], [hmm.NEVER, hmm.NEVER, -jnp.inf]])
+    logits = jnp.array(
+        [[0.0, 1, 2], [-jnp.inf, 0, hmm.LOG_ZERO], [hmm.LOG_ZERO, hmm.LOG_ZERO, -jnp.inf]]
+    )
     p = jnp.exp(hmm.log_probabilities(logits))
     e = np.exp([0, 1, 2])
     np.testing.assert_allclose(p, [e / e.sum(), [0, 1, 0], [0, 0, 0]], rtol=1e-6)
@@ -222,9 +224,9 @@ def test_log_probabilities():
     gradient = slope(logits)
     assert np.isfinite(gradient).all()
     assert (np.asarray(gradient[1:]) == 0).all()
-    decayed = hmm.NEVER * 0.99  # as by weight decay
+    decayed = hmm.LOG_ZERO * 0.99  # as by weight decay
     assert hmm.log_probabilities(jnp.array([0.0, decayed]))[1] == -jnp.inf
-    np.testing.assert_array_equal(to_logits(jnp.array([0.0, 1.0])), np.float32([hmm.NEVER, 0]))
+    np.testing.assert_array_equal(to_logits(jnp.array([0.0, 1.0])), np.float32([hmm.LOG_ZERO, 0]))
 
 
 def test_topologies():
@@ -233,7 +235,9 @@ def test_topologies():
     skipping = jnp.exp(hmm.log_probabilities(logits))
     np.testing.assert_allclose(skipping[0], [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
     np.testing.assert_allclose(skipping[2:], [[0, 0, 0.5, 0.5], [0, 0, 0, 1]])
-    assert hmm.first_state(key, (3,)).tolist() == np.float32([0, hmm.NEVER, hmm.NEVER]).tolist()
+    assert (
+        hmm.first_state(key, (3,)).tolist() == np.float32([0, hmm.LOG_ZERO, hmm.LOG_ZERO]).tolist()
+    )
 
 
 @pytest.mark.parametrize(("call", "words"), [
