@@ -3,7 +3,10 @@
 Layers are run as one program: operations one by one are compiled for each shape of each.
 """
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -175,3 +178,13 @@ def beside_memory(x, memory, mask=None):
     """The input of a layer that attends from x to a memory."""
     given = {"x": x, "memory": memory}
     return given if mask is None else given | {"mask": mask}
+
+
+def output_of(program: str) -> str:
+    """What a program prints in a fresh process, which compiles all its programs itself."""
+    environment = {**os.environ}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,8 +1,9 @@
 """Diagnosis of a training run: dead units, wrong learning rates, stale state."""
 
 import itertools
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from jaxnet.services.jaxprs import depends_on
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, differences, flat, floats_of, with_floats
+from jaxnet.training import memory
 from jaxnet.training.objective import averaged, supervised_in
 from jaxnet.training.train_state import TrainState, check_train_state
 from jaxnet.training.trainer import Trainer
@@ -24,6 +26,8 @@ from jaxnet.training.watch import explain_reuse
 
 FAST = 0.1  # update / weight, which is usually near 1e-3
 SLOW = 1e-6
+FAULTS = 0.1  # of the processors' time in a step
+MEASURED_STEPS = 3  # the best counts, since memory that is kept grows in the first steps
 ROUNDING = 1e-6  # relative to the largest gradient: the size of rounding errors of 0 in float32
 
 
@@ -74,8 +78,9 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     training does not change; running statistics that still have their initial values although the
     network was trained; an evaluation loss far above the training loss on the same batch; units
     that are 0 on every example (if they depend on parameters: pixels may be blank), except inside
-    `repeat` and `ensemble`; and, for `jn.supervised`, layers in which the examples of a batch
-    influence each other in evaluation, and a sigmoid or softmax before a loss or metric of logits.
+    `repeat` and `ensemble`; page faults that take over a tenth of a step on CPU; and, for
+    `jn.supervised`, layers in which the examples of a batch influence each other in evaluation, and
+    a sigmoid or softmax before a loss or metric of logits.
 
     Nothing is donated or changed: `train_state` can be used afterwards.
 
@@ -117,7 +122,8 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
         check_input("doctor", batch)
     train_state, batches = all_native((train_state, batches), "doctor")
     findings = compilation_findings(trainer._kept.watcher.traces, batches)
-    trials = _trials(trainer, train_state, batches)
+    trial = _trial_step(trainer)
+    trials = _trials(trial, train_state, batches)
     params, state = jax.device_get((floats_of(train_state.params), train_state.state))
     entries = figures_by_path(
         params, [trial.gradients for trial in trials], [trial.params for trial in trials]
@@ -125,6 +131,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     findings += update_findings(entries)
     findings += state_findings(state, [trial.state for trial in trials], int(train_state.step))
     findings += _losses(trials, has_state=bool(state))
+    findings += memory_findings(lambda: _trials(trial, train_state, batches[:1]))
     dead = _dead(trainer.objective, train_state, batches)
     if dead:
         words = ", ".join(f"{path} {n} of {units}" for path, (n, units) in dead.items())
@@ -134,11 +141,10 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     return Report(findings, entries, dead)
 
 
-def _trials(trainer: Trainer, train_state: TrainState, batches: tuple) -> list[_Trial]:
-    """Make a step on each batch, each from `train_state`."""
+def _trial_step(trainer: Trainer) -> Callable[..., _Trial]:
+    """Return a compiled step that also returns what it did, and donates nothing."""
     objective, update = trainer.objective, trainer.update
 
-    @jax.jit
     def trial(train_state, key, batch):
         state = train_state.state
 
@@ -155,6 +161,11 @@ def _trials(trainer: Trainer, train_state: TrainState, batches: tuple) -> list[_
         params = floats_of(after.params)
         return _Trial(gradients, params, after.state, metrics["loss"].mean, eval_loss)
 
+    return memory.jit(trial)
+
+
+def _trials(trial: Callable[..., _Trial], train_state: TrainState, batches: tuple) -> list[_Trial]:
+    """Make a step on each batch, each from `train_state`."""
     trials = []
     for i, batch in enumerate(batches):
         with warnings.catch_warnings(action="ignore"):  # the findings replace those of a step
@@ -285,6 +296,31 @@ def _losses(trials: list[_Trial], has_state: bool) -> list[str]:
             "evaluation mode: the running statistics do not describe the data (yet)"
         )
     return found
+
+
+def _faults_of(step: Callable[[], Any]) -> tuple[float, int]:
+    """Return the page faults of a step: their share of its time, and how many they are."""
+    before = memory.page_faults()
+    start = time.process_time()  # of all threads, so that other programs do not count
+    step()
+    seconds = time.process_time() - start
+    faults = memory.page_faults() - before
+    return faults * memory.seconds_per_fault() / seconds if faults else 0.0, faults
+
+
+def memory_findings(step: Callable[[], Any]) -> list[str]:
+    """Return a finding if the system spends much of a step on giving memory to the process.
+
+    Args:
+      step: Makes a step that has been compiled, and waits for it.
+    """
+    share, faults = min(_faults_of(step) for _ in range(MEASURED_STEPS))
+    if share < FAULTS:
+        return []
+    return [
+        f"about {min(share, 1):.0%} of a step goes into {faults:,} page faults, since freed memory "
+        "goes back to the system: write jn.reuse_memory() before the first computation"
+    ]
 
 
 def _mixed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str]:

@@ -1,8 +1,11 @@
 """Memory of the process on CPU: kept for the next step instead of returned to the system."""
 
 import ctypes
+import mmap
 import platform
+import statistics
 import sys
+import time
 from collections.abc import Callable
 
 import jax
@@ -35,6 +38,8 @@ GIVE_BACK = {
 # temporary arrays of a program into one, unless asked for several.
 PIECE = 56 * 2**20
 IN_PIECES = {"xla_multiheap_size_constraint_per_heap": PIECE}
+# Mappings whose pages are touched, to measure how long a page fault takes.
+MAPPED, MAPPINGS = 4 * 2**20, 5
 _kept = False  # whether memory is kept; glibc's options belong to the process
 _waits = None  # JAX's own setting of its dispatch, before memory was kept
 
@@ -86,6 +91,41 @@ def _set(library: ctypes.CDLL, options: dict[int, int]) -> bool:
     mallopt = library.mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     return all([mallopt(option, value) == 1 for option, value in options.items()])
+
+
+def page_faults() -> int:
+    """Return the page faults of this process so far; 0 if the system does not count them.
+
+    Example:
+      >>> page_faults() >= 0
+      True
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def seconds_per_fault() -> float:
+    """Return about how much time of a processor a page fault takes.
+
+    It is the median over mappings whose pages are touched once.
+
+    Example:
+      >>> 0 <= seconds_per_fault() < 1
+      True
+    """
+    times = []
+    for _ in range(MAPPINGS):
+        with mmap.mmap(-1, MAPPED) as mapping:
+            before = page_faults()
+            start = time.thread_time()
+            for byte in range(0, MAPPED, mmap.PAGESIZE):
+                mapping[byte] = 1
+            seconds = time.thread_time() - start
+            times.append(seconds / max(page_faults() - before, 1))
+    return statistics.median(times)
 
 
 def jit(run: Callable, **options) -> Callable:

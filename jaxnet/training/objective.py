@@ -243,8 +243,8 @@ def _comparison(name: str, function: Compare) -> Layer:
 
 def _fitting(outputs: PyTree, targets: PyTree) -> str:
     """Return what to write if the shapes come from a common mistake; otherwise ""."""
-    given = getattr(outputs, "shape", ())
-    wanted = getattr(targets, "shape", ())
+    given: tuple[int, ...] = getattr(outputs, "shape", ())
+    wanted: tuple[int, ...] = getattr(targets, "shape", ())
     single = "if they are labels; for one number each, end the net with jn.dense(1)"
     if given == (*wanted, 1):
         write = "targets[..., None] or outputs[..., 0]"
@@ -263,7 +263,7 @@ def _fitting(outputs: PyTree, targets: PyTree) -> str:
             "jn.ensemble. Write the sum of the members' losses: lambda outputs, targets: "
             "jax.vmap(loss, (0, None))(outputs, targets).sum(0)"
         )
-    elif given and wanted and given[0] != wanted[0]:
+    elif min(len(given), len(wanted)) > 0 and given[0] != wanted[0]:
         return (
             f"There are {given[0]:,} outputs, but {wanted[0]:,} targets. Inputs and targets need "
             "the same number of examples."

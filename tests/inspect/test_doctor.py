@@ -1,5 +1,6 @@
 """A patient for each finding, and a healthy one."""
 
+import platform
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -15,10 +16,11 @@ from jaxnet.inspect import doctor
 from jaxnet.inspect.doctor import (
     compilation_findings,
     figures_by_path,
+    memory_findings,
     state_findings,
     update_findings,
 )
-from tests.helpers import jit_apply
+from tests.helpers import jit_apply, output_of
 from tests.training.conftest import LOSS, started
 
 RNG = np.random.default_rng(0)
@@ -373,3 +375,29 @@ def test_a_sigmoid_before_what_takes_logits(last, loss, threshold, words):
     found = [finding for finding in findings if "logits" in finding]
     assert len(found) == bool(words)
     assert re.search(words, "".join(found))
+
+
+LARGE_STEP = """
+import jax, optax
+import jax.numpy as jnp
+import jaxnet as jn
+CALL
+net = jn.serial(jn.dense(64), jnp.tanh, jn.dense(1))
+trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.01))
+batch = jnp.ones((200_000, 64)), jnp.ones((200_000, 1))
+train_state = trainer.init(jax.random.key(0), batch)
+report = jn.inspect.doctor(trainer, train_state, batch)
+print([finding for finding in report.findings if "jn.reuse_memory()" in finding])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has this setting")
+@pytest.mark.parametrize(("call", "count"), [("", 1), ("jn.reuse_memory()", 0)])
+def test_memory_that_goes_back_to_the_system_is_said(call, count):
+    findings = output_of(LARGE_STEP.replace("CALL", call))
+    assert findings.count("page faults") == count, findings
+
+
+def test_a_small_step_has_few_page_faults():
+    assert memory_findings(lambda: None) == []

@@ -1,10 +1,7 @@
 """Memory that is kept: page faults of a fresh process, counted by the system."""
 
 import gc
-import os
 import platform
-import subprocess
-import sys
 import threading
 import weakref
 from functools import partial
@@ -18,6 +15,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.services.trees import Memo, memo_of
 from jaxnet.training import memory
+from tests.helpers import output_of
 
 PROGRAM = """
 import resource
@@ -36,13 +34,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(program: str) -> int:
-    """What a program prints in a fresh process."""
-    environment = {**os.environ}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    run = [sys.executable, "-c", program]
-    done = subprocess.run(run, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+    """The page faults that a program prints in a fresh process."""
+    return int(output_of(program))
 
 
 @pytest.mark.long
