@@ -78,7 +78,7 @@ def additive_attention(
     def projected(m, part, x, features):
         return m(dense(features, use_bias=False, kernel_init=kernel_init, name=part), x)
 
-    def forward(m, x, mask=None, memory=None):
+    def forward(m, x, mask=None, memory: Any = None):
         check_mask(name, mask)
         queries, keys, values = x, None, memory
         if isinstance(memory, dict) and set(memory) == {"key", "value"}:

@@ -257,17 +257,8 @@ def _fitting(outputs: PyTree, targets: PyTree) -> str:
         write = f"a loss of labels, such as {labels}, or jax.nn.one_hot(targets, {given[-1]})"
     elif given[:-1] == wanted and len(given) > 1:
         write = f"targets.astype(int) {single}"
-    elif given[1:2] == wanted[:1] != given[:1] and len(given) > len(wanted):
-        return (
-            f"The outputs have an axis of {given[0]} before that of the examples, as those of "
-            "jn.ensemble. Write the sum of the members' losses: lambda outputs, targets: "
-            "jax.vmap(loss, (0, None))(outputs, targets).sum(0)"
-        )
-    elif min(len(given), len(wanted)) > 0 and given[0] != wanted[0]:
-        return (
-            f"There are {given[0]:,} outputs, but {wanted[0]:,} targets. Inputs and targets need "
-            "the same number of examples."
-        )
+    elif words := _unequal_counts(given, wanted):
+        return words
     elif len(given) > 2 and wanted and wanted[1:] in ((), given[-1:]):
         return (
             f"The outputs {given} still have the axes of images or sequences. Did you forget "
@@ -278,6 +269,22 @@ def _fitting(outputs: PyTree, targets: PyTree) -> str:
     else:
         return ""
     return f"Write {write}."
+
+
+def _unequal_counts(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """Return what to write if outputs and targets are of other numbers of examples, else ""."""
+    if given[1:2] == wanted[:1] != given[:1] and len(given) > len(wanted):
+        return (
+            f"The outputs have an axis of {given[0]} before that of the examples, as those of "
+            "jn.ensemble. Write the sum of the members' losses: lambda outputs, targets: "
+            "jax.vmap(loss, (0, None))(outputs, targets).sum(0)"
+        )
+    if given and wanted and given[0] != wanted[0]:
+        return (
+            f"There are {given[0]:,} outputs, but {wanted[0]:,} targets. Inputs and targets need "
+            "the same number of examples."
+        )
+    return ""
 
 
 def _checked(loss: Compare, who: str, what: str = "loss") -> Compare:
