@@ -21,15 +21,15 @@ How an input and a key travel through a net, for `net = jn.serial(jn.dense(4), j
 
 from typing import TYPE_CHECKING
 
-from jaxnet.core.compose import again, compose, stateless, transform, transformed
-from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype, spec
-from jaxnet.core.errors import Misfit, here
-from jaxnet.core.run import Run, Scope, as_layer, made, transforms_of
+from jaxnet.core.compose import compose, stateless, transform, transformed, with_inner_layer
+from jaxnet.core.contract import Layer, LayerTransform, Params, State, child_key, param_dtype, spec
+from jaxnet.core.errors import Misfit, current_path
+from jaxnet.core.run import Run, Scope, as_layer, make_layer, transforms_of
 
 __all__ = [
-    "Around", "Layer", "Misfit", "Params", "Run", "Scope", "State", "again", "as_layer",
-    "child_key", "compose", "here", "made", "param_dtype", "spec", "stateless", "transform",
-    "transformed", "transforms_of",
+    "Layer", "LayerTransform", "Misfit", "Params", "Run", "Scope", "State", "as_layer", "child_key",
+    "compose", "current_path", "make_layer", "param_dtype", "spec", "stateless", "transform",
+    "transformed", "transforms_of", "with_inner_layer",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # otherwise a type checker would accept every name

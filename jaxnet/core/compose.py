@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from jaxnet.core.contract import Around, Layer, Params
+from jaxnet.core.contract import Layer, LayerTransform, Params
 from jaxnet.core.errors import check_pair
 from jaxnet.core.inputs import spread
-from jaxnet.core.run import Run, as_layer, made
+from jaxnet.core.run import Run, as_layer, make_layer
 from jaxnet.services.checks import a_function, check_name
 from jaxnet.services.functions import function_name, inputs_of, takes
 from jaxnet.services.trees import PyTree
@@ -96,7 +96,7 @@ def compose(
     if kind is None and name is None:
         name = function_name(forward)
     name = check_name(kind or "compose", name)  # a layer's own function is called "forward"
-    return made(name, kind or name, *spread(forward))
+    return make_layer(name, kind or name, *spread(forward))
 
 
 def _takes_m_and_x(forward: Callable[..., PyTree]) -> bool:
@@ -163,14 +163,16 @@ def transform(
                 "instead: it is that layer with the key, the mode and the stream of the call"
             )
 
-    def own(run, params, state, x):
+    def checked_apply(run, params, state, x):
         result = apply(run, {**params}, {**state}, x)  # which it may change
         check_pair(result, "apply must return (y, state)")
         y, after = result
         return run.mode.rounded(y, axes=2), after
 
     a_function(kind, "apply", apply, "(run, params, state, x)")
-    return transformed(layer, own, kind=kind, init=init, name=name, own=init is not None)
+    return transformed(
+        layer, checked_apply, kind=kind, init=init, name=name, new_entries=init is not None
+    )
 
 
 def transformed(
@@ -183,18 +185,18 @@ def transformed(
     inputs: tuple[str, ...] | None = None,
     **fields: Any,
 ) -> Layer:
-    """Make a transform with what else the library keeps of it: see the fields of `Around`."""
+    """Make a transform; the further fields are those of `LayerTransform`."""
     layer = as_layer(layer, kind, "layer")
     a_function(kind, "init", init, "(run, key, x)", optional=True)
     name = check_name(kind, layer.name if name is None else name)
     init = Run.init if init is None else init
     inputs = layer.inputs if inputs is None else inputs
-    return made(name, kind, Around(layer, apply, init, **fields), inputs)
+    return make_layer(name, kind, LayerTransform(layer, apply, init, **fields), inputs)
 
 
-def again(layer: Layer, inner: Layer) -> Layer:
+def with_inner_layer(layer: Layer, inner: Layer) -> Layer:
     """Return the same transform of another layer."""
-    return made(layer.name, layer.kind, layer.inside._replace(layer=inner), layer.inputs)
+    return make_layer(layer.name, layer.kind, layer.inside._replace(layer=inner), layer.inputs)
 
 
 def stateless(

@@ -45,8 +45,8 @@ class Layer:
         state has the structure, shapes and dtypes of the given state.
       name: Name of the layer's entry inside a parent, such as "c5".
       kind: Name of the function that made the layer, such as "dense".
-      inside: The `forward(m, x)` of a composed layer; what a transform is made of (`Around`); None
-        for a pair of your own.
+      inside: The `forward(m, x)` of a composed layer; what a transform is made of
+        (`LayerTransform`); None for a pair of your own.
       inputs: Names of its inputs, for `m(layer, x, t, label=label)`; none for a single input.
 
     Example:
@@ -95,7 +95,7 @@ class Layer:
           >>> list(params)
           ['dense', 'head']
         """
-        if isinstance(self.inside, Around):
+        if isinstance(self.inside, LayerTransform):
             inner = self.inside.layer
             return () if inner is None else ((inner.name, inner),)
         return getattr(self.inside, "layers", ())
@@ -125,14 +125,14 @@ class Layer:
         return html_line(repr(self))
 
 
-class Around(NamedTuple):
+class LayerTransform(NamedTuple):
     """A transform of a layer, as data: no field but `layer` knows the layer.
 
     Fields:
       layer: The layer inside; None for a pair of functions.
       apply: `(run, params, state, x) -> (y, state)`, where `run` is the layer inside as a function.
       init: `(run, key, x) -> (params, state)`.
-      own: Whether its entries differ from those of the layer, so that they are compared here.
+      new_entries: Whether its entries differ from those of the layer, so that it compares them.
       clear: Whether every watch sees the calls inside, since only params change.
       copies: Number of copies that each entry holds along its first axis; 0 if it has no such axis.
       join: Own params -> params of the layer inside, for `jn.merge`; None if they are alike.
@@ -142,7 +142,7 @@ class Around(NamedTuple):
     layer: Any
     apply: Callable[..., tuple[PyTree, State]]
     init: Callable[..., tuple[Params, State]]
-    own: bool = False
+    new_entries: bool = False
     clear: bool = False
     copies: int = 0
     join: Callable[[Params], Params] | None = None

@@ -25,7 +25,7 @@ def calls() -> Path:
     return _path.get()
 
 
-def here() -> str:
+def current_path() -> str:
     """Return the path of the layer that is called now, such as "net/block/conv"."""
     return "/".join(_path.get())
 
@@ -64,7 +64,7 @@ class call:  # noqa: N801
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, Exception) and not hasattr(error, "_jaxnet_noted"):
             error._jaxnet_noted = True  # type: ignore[attr-defined]
-            error.add_note(f"in {here()}, input {trees.describe(self._x)}")
+            error.add_note(f"in {current_path()}, input {trees.describe(self._x)}")
             explain_spent(error)
         if self._scope is not None:
             self._scope.__exit__(kind, error, trace)
@@ -94,30 +94,32 @@ class Misfit(ValueError):
         super().__init__("\n".join([head, *trees.as_lines(found, self.path)]))
 
 
-def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree) -> None:
+def compare(kind: str, needed: dict[str, Any], entries: dict[str, Any], x: PyTree) -> None:
     """Raise unless params or state have the needed paths and shapes.
 
     Dtypes may differ (see `cast`).
 
     Args:
       kind: "params" or "state".
-      needed, given: Trees to compare.
+      needed, entries: Trees to compare.
       x: Input of the layer, for the message.
 
     Raises:
       Misfit: If they differ; the message lists all differences.
     """
     leaves, structure = jax.tree.flatten(needed)
-    others, other = jax.tree.flatten(given, is_stored)
+    others, other = jax.tree.flatten(entries, is_stored)
     if structure == other and [leaf.shape for leaf in leaves] == [np.shape(a) for a in others]:
         return
     want = {name: np.shape(leaf) for name, leaf in trees.flat(needed)}
-    have = {name: np.shape(leaf) for name, leaf in trees.flat(given)}
-    found = trees.differences(want, have)
-    where = here() or "the net"
+    have = {name: np.shape(leaf) for name, leaf in trees.flat(entries)}
+    differences = trees.differences(want, have)
+    where = current_path() or "the net"
     verb = "does" if kind == "state" else "do"
-    error = Misfit(f"{kind} {verb} not fit {where} for an input of {trees.describe(x)}:", found)
-    misfits = {name: shape for name, (shape, _) in found.items() if shape is not None}
+    error = Misfit(
+        f"{kind} {verb} not fit {where} for an input of {trees.describe(x)}:", differences
+    )
+    misfits = {name: shape for name, (shape, _) in differences.items() if shape is not None}
     hint = _why(misfits, {name: have.get(name, ()) for name in misfits}, x)
     if hint:
         error.add_note(hint)
@@ -127,14 +129,16 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
 def _why(want: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ...]], x: PyTree) -> str:
     """Return a hint at the probable reason why shapes differ; "" if there is none."""
     # A sequence with lengths is (x, lengths) or {"x": x, ...}.
-    whole = x
+    main_input = x
     if isinstance(x, tuple | list) and x:
-        whole = x[0]
+        main_input = x[0]
     elif isinstance(x, dict):
-        whole = x.get("x")
-    sizes = getattr(whole, "shape", ())
-    known = all(isinstance(size, int) for size in sizes)  # the batch size is symbolic in an export
-    flattened = (math.prod(sizes),) if known and sizes else None
+        main_input = x.get("x")
+    sizes = getattr(main_input, "shape", ())
+    has_static_sizes = all(
+        isinstance(size, int) for size in sizes
+    )  # the batch size is symbolic in an export
+    flattened = (math.prod(sizes),) if has_static_sizes and sizes else None
     # Without a batch axis, the input of `conv` lacks an axis, and `flatten` keeps the wrong axis.
     for name, shape in want.items():
         if len(got[name]) == len(shape) + 1 or got[name][:1] == flattened:
@@ -152,9 +156,9 @@ def _other_features(
     if len(shape) != len(old) or len(shape) < 2:
         return ""
     features = sizes[-1] if sizes else None
-    is_known = isinstance(features, int)  # the size is symbolic in an export
+    is_static = isinstance(features, int)  # the size is symbolic in an export
     only_inputs_differ = shape[:-2] == old[:-2] and shape[-2] != old[-2] and shape[-1] == old[-1]
-    if not only_inputs_differ or not is_known or not shape[-2]:
+    if not only_inputs_differ or not is_static or not shape[-2]:
         return ""
     # With groups, a kernel has fewer input features than the input.
     trained = old[-2] * features // shape[-2]
@@ -164,11 +168,11 @@ def _other_features(
     )
 
 
-def moved_names(needed: dict[str, Any], given: dict[str, Any]) -> str:
+def moved_names(needed: dict[str, Any], params: dict[str, Any]) -> str:
     """Return a hint if params stand under the name that another layer has by default now.
 
     Args:
-      needed, given: Params of a layer, with those of the layers that it calls.
+      needed, params: Params of a layer, with those of the layers that it calls.
 
     Example:
       >>> old, new = ({"kernel": jn.spec((3, width))} for width in (4, 2))
@@ -181,11 +185,11 @@ def moved_names(needed: dict[str, Any], given: dict[str, Any]) -> str:
 
     for name, tree in needed.items():
         base, wanted = re.sub(r"_\d+$", "", name), shapes(tree)
-        if name in given and shapes(given[name]) == wanted:
+        if name in params and shapes(params[name]) == wanted:
             continue
-        family = [old for old in given if re.fullmatch(rf"{re.escape(base)}(_\d+)?", old)]
+        family = [old for old in params if re.fullmatch(rf"{re.escape(base)}(_\d+)?", old)]
         for old in family:
-            if old != name and shapes(given[old]) == wanted:
+            if old != name and shapes(params[old]) == wanted:
                 return (
                     f"{name} has the shapes of the old {old}: default names are counted, so a "
                     "layer that is added or left out changes those behind it. Give the layers "
@@ -194,7 +198,7 @@ def moved_names(needed: dict[str, Any], given: dict[str, Any]) -> str:
     return ""
 
 
-def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
+def check_state_form(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Raise unless the returned state has the structure, shapes and dtypes of the given state.
 
     Args:
@@ -203,16 +207,16 @@ def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
     Example:
       >>> try:
       ...     with call("running_max", None):
-      ...         check_kept({"max": jn.spec(())}, {"max": jn.spec((8,))})
+      ...         check_state_form({"max": jn.spec(())}, {"max": jn.spec((8,))})
       ... except ValueError as error:
       ...     print(error)
       running_max: apply must keep the entries, shapes and dtypes of the state; max: ...
     """
     if before == after:
         return
-    found = trees.differences(trees.in_words(before), trees.in_words(after))
-    message = f"{here()}: apply must keep the entries, shapes and dtypes of the state"
-    for line in trees.as_lines(found)[:1]:
+    differences = trees.differences(trees.in_words(before), trees.in_words(after))
+    message = f"{current_path()}: apply must keep the entries, shapes and dtypes of the state"
+    for line in trees.as_lines(differences)[:1]:
         message += f"; {line.strip()}"
     raise ValueError(message)
 
@@ -223,11 +227,11 @@ def drawn(pair: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     for kind, tree in zip(("params", "state"), pair, strict=True):
         if not isinstance(tree, dict):
             got = type(tree).__name__
-            raise TypeError(f"{here()}: init must return {kind} as a dict, got {got}")
+            raise TypeError(f"{current_path()}: init must return {kind} as a dict, got {got}")
         for path, leaf in trees.flat(tree, is_leaf=lambda leaf: leaf is None):
             if not hasattr(leaf, "dtype"):
                 raise TypeError(
-                    f"{here()}: {kind}/{path} must be an array, got {type(leaf).__name__}; "
+                    f"{current_path()}: {kind}/{path} must be an array, got {type(leaf).__name__}; "
                     "is that what its initializer returns?"
                 )
     return pair
@@ -236,4 +240,4 @@ def drawn(pair: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def check_pair(result: Any, rule: str) -> None:
     """Raise unless a function returned two things."""
     if not (isinstance(result, tuple) and len(result) == 2):
-        raise TypeError(f"{here()}: {rule}, got {type(result).__name__}")
+        raise TypeError(f"{current_path()}: {rule}, got {type(result).__name__}")

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jaxnet.core.contract import child_key
-from jaxnet.core.errors import here
+from jaxnet.core.errors import current_path
 from jaxnet.core.mode import Mode
 from jaxnet.services.jax_versions import trace_state
 from jaxnet.services.meshes import of_device
@@ -32,7 +32,7 @@ class Withheld:
 
     def words(self) -> str:
         return (
-            f"{here()}: draws random numbers inside a function that JAX traces, as for "
+            f"{current_path()}: draws random numbers inside a function that JAX traces, as for "
             "jax.lax.scan, jax.vmap or jax.grad, and runs once or for several turns, which would "
             f"share one key. Instead of {self.call} write {self.write}"
         )
@@ -64,7 +64,7 @@ def usable(key: Any, mode: Mode, x: PyTree) -> jax.Array:
     if key is None:
         when, more = (" in training", ", train=True") if mode.train else ("", "")
         raise ValueError(
-            f"{here()}: needs a key{when}. Pass one, as in "
+            f"{current_path()}: needs a key{when}. Pass one, as in "
             f"net.apply(params, state, x, key=jax.random.key(0){more})"
         )
     if isinstance(key, Withheld):

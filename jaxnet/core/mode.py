@@ -54,14 +54,15 @@ class Mode(NamedTuple):
     Fields:
       train: Whether in training.
       dtype: Dtype of the computation below `jn.cast`; None leaves it to the params and the input.
-      kept: Dtype that a stream keeps keys in below `jn.cast`; `init` knows it, unlike `dtype`.
+      cache_dtype: Dtype in which a stream keeps keys below `jn.cast`; `init` knows it, unlike
+        `dtype`.
       stream: How a sequence arrives; None is as a whole.
       watches: Views of the calls inside, innermost first.
     """
 
     train: bool = False
     dtype: Any = None
-    kept: Any = None
+    cache_dtype: Any = None
     stream: Stream | None = None
     watches: tuple[Watch, ...] = ()
 

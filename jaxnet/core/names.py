@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Container
 
 
-def free_name(base: str, taken: Container[str]) -> str:
+def free_name(base: str, used: Container[str]) -> str:
     """Return a name that is not taken: the base itself, or with the next number.
 
     Example:
@@ -12,4 +12,4 @@ def free_name(base: str, taken: Container[str]) -> str:
       'dense_2'
     """
     numbered = (f"{base}_{n}" for n in itertools.count(1))
-    return next(name for name in itertools.chain([base], numbered) if name not in taken)
+    return next(name for name in itertools.chain([base], numbered) if name not in used)

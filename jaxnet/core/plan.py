@@ -18,7 +18,7 @@ def copied(plan: Plan) -> Plan:
 
 def pruned(plan: Plan) -> Plan:
     """Return the plan without layers that draw nothing, which do not need a key."""
-    kept: Plan = {}
+    needed: Plan = {}
     for name, each in plan.items():
         if isinstance(each, dict):
             each = pruned(each)
@@ -26,8 +26,8 @@ def pruned(plan: Plan) -> Plan:
             _, shapes = each
             each = None if shapes == ({}, {}) else each
         if each:
-            kept[name] = each
-    return kept
+            needed[name] = each
+    return needed
 
 
 def draw_plan(plan: Plan, key: jax.Array) -> tuple[Params, State]:
@@ -36,15 +36,15 @@ def draw_plan(plan: Plan, key: jax.Array) -> tuple[Params, State]:
     for name, each in plan.items():
         if name == "":  # of a transform
             draw, _ = each
-            own, kept = draw(key)
-            params.update(own)
-            state.update(kept)
+            inner_params, inner_state = draw(key)
+            params.update(inner_params)
+            state.update(inner_state)
         elif isinstance(each, dict):  # of a child
-            own, kept = draw_plan(each, child_key(key, name))
-            if own:
-                params[name] = own
-            if kept:
-                state[name] = kept
+            inner_params, inner_state = draw_plan(each, child_key(key, name))
+            if inner_params:
+                params[name] = inner_params
+            if inner_state:
+                state[name] = inner_state
         else:
             is_state, draw, _ = each
             tree = state if is_state else params

@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core.contract import Around, Layer, Params, State, child_key, param_dtype
+from jaxnet.core.contract import Layer, LayerTransform, Params, State, child_key, param_dtype
 from jaxnet.core.errors import (
     Misfit,
     call,
     calls,
-    check_kept,
     check_pair,
+    check_state_form,
     compare,
+    current_path,
     drawn,
-    here,
     moved_names,
 )
 from jaxnet.core.foreign import check_holds_no_weights
@@ -39,7 +39,7 @@ from jaxnet.services.checks.keywords import instead
 from jaxnet.services.functions import activated, function_name, takes
 from jaxnet.services.jax_versions import trace_state, varying_axes
 from jaxnet.services.meshes import apply_on_auto_axes, of_device
-from jaxnet.services.nodes import Stored, plain
+from jaxnet.services.nodes import Stored, materialized
 from jaxnet.services.trees import Memo, PyTree, describe, key_spec, memo_of, shapes_of, signature
 
 SOWN = "sown/"  # prefix of the names of sown values in the returned state
@@ -84,13 +84,13 @@ class Run(NamedTuple):
         **changed: Any,
     ) -> tuple[PyTree, State]:
         if key is None:
-            key = self.call_key if turn is not None else self._key_here("run(params, state, x)")
+            key = self.call_key if turn is not None else self._checked_key("run(params, state, x)")
         key = key if turn is None else key_of_turn(key, turn)
         mode = self.mode._replace(**changed) if changed else self.mode
         with call(self.layer.name, x):
             return run(self.layer, params, state, x, key, mode)
 
-    def _key_here(self, form: str) -> Any:
+    def _checked_key(self, form: str) -> Any:
         write = "run(params, state, x, turn=i), or run(params, state, x, key=key)"
         return key_at(self.home, self.call_key, f"{form} in {self.layer.kind}", write)
 
@@ -101,9 +101,9 @@ class Run(NamedTuple):
 
     def key(self, name: str) -> jax.Array:
         """Return a random key that no layer inside has, nor a transform of it."""
-        around = sum(1 for _ in transforms_of(self.layer))
-        key = usable(self._key_here(f"run.key({name!r})"), self.mode, self.x)
-        return child_key(key, f"transform/{around}/{name}")
+        depth = sum(1 for _ in transforms_of(self.layer))
+        key = usable(self._checked_key(f"run.key({name!r})"), self.mode, self.x)
+        return child_key(key, f"transform/{depth}/{name}")
 
     def watched(self, see: Callable = Watch().see, **options: Any) -> "Run":
         return self._replace(mode=self.mode.watched(Watch(see, **options)))
@@ -114,7 +114,7 @@ class Run(NamedTuple):
 
 def transforms_of(layer: Layer) -> Iterator[Layer]:
     """Yield a layer and the layers inside it, as long as they are transforms."""
-    while isinstance(layer.inside, Around) and layer.inside.layer is not None:
+    while isinstance(layer.inside, LayerTransform) and layer.inside.layer is not None:
         yield layer
         layer = layer.inside.layer
 
@@ -124,16 +124,16 @@ def run(
 ) -> tuple[PyTree, State]:
     """Return the output and the state of a layer."""
     inside = layer.inside
-    if isinstance(inside, Around):
-        if inside.own:
+    if isinstance(inside, LayerTransform):
+        if inside.new_entries:
             _compare(layer, params, state, x, mode)
         watches = tuple(each for each in mode.watches if each.transforms or inside.clear)
         inner = Run(inside.layer, key, mode._replace(watches=watches), trace_state(), x)
         result = inside.apply(inner, params, state, x)
         check_pair(result, "apply must return (y, state)")
         _, after = result
-        kept = {name: value for name, value in after.items() if not name.startswith(SOWN)}
-        check_kept(shapes_of(state), shapes_of(kept))
+        entries_after = {name: value for name, value in after.items() if not name.startswith(SOWN)}
+        check_state_form(shapes_of(state), shapes_of(entries_after))
         return result
     m = Scope(x, params, state, key, mode)
     try:
@@ -153,18 +153,18 @@ def begin(layer: Layer, key: Any, x: PyTree, mode: Mode) -> tuple[Params, State]
     """Return the entries of a layer for an input of these shapes, drawn with the key."""
     mode = _for_entries(mode)
     inside = layer.inside
-    if isinstance(inside, Around):
+    if isinstance(inside, LayerTransform):
         with call(layer.name, x):
             return drawn(inside.init(Run(inside.layer, key, mode, trace_state(), x), key, x))
 
     def outlined():
         plan: Plan = {}
 
-        def look(x, key):
+        def trace(x, key):
             return _outline(layer, x, key, plan, mode)
 
         with call(layer.name, x):
-            jax.eval_shape(look, x, key_spec())
+            jax.eval_shape(trace, x, key_spec())
         return pruned(plan)
 
     # A transform may call init inside init. Without this, nesting would cost 2^depth.
@@ -174,7 +174,7 @@ def begin(layer: Layer, key: Any, x: PyTree, mode: Mode) -> tuple[Params, State]
 
 def entries(layer: Layer, x: PyTree, mode: Mode) -> tuple[Params, State]:
     """Return the shapes of the params and the state of a layer."""
-    shape = checks.abstract(x, here())
+    shape = checks.abstract(x, current_path())
     mode = _for_entries(mode)
 
     def draw(key):
@@ -197,17 +197,17 @@ def _for_entries(mode: Mode) -> Mode:
     stream = mode.stream
     if stream is not None and stream.steps is not None:
         stream = stream._replace(steps=np.zeros(stream.steps.shape, stream.steps.dtype))
-    return Mode(kept=mode.kept, stream=stream)
+    return Mode(cache_dtype=mode.cache_dtype, stream=stream)
 
 
 def _signature(what: str, x: PyTree, mode: Mode) -> Any:
     stream: Any = mode.stream
     if stream is not None:
         stream = stream._replace(steps=stream.steps is None)
-    return what, signature(x), stream, mode.kept
+    return what, signature(x), stream, mode.cache_dtype
 
 
-def made(name: str, kind: str, inside: Any, inputs: tuple[str, ...] = ()) -> Layer:
+def make_layer(name: str, kind: str, inside: Any, inputs: tuple[str, ...] = ()) -> Layer:
     """Return the layer of a forward function, or of a transform."""
 
     def init(key, x):
@@ -247,7 +247,7 @@ class Scope:
 
     def __init__(self, x, params, state, key, mode: Mode):
         for what, tree in (("params", params), ("state", state)):
-            checks.check_dict(here(), what, tree)
+            checks.check_dict(current_path(), what, tree)
         self._x, self._key, self._mode = x, key, mode
         self._home = trace_state()
         self._params, self._state = params, dict(state)
@@ -256,7 +256,7 @@ class Scope:
         # Keeps layers alive, since Python may reuse the id of a freed layer.
         self._held: list[Any] = []
         self._counts: dict[str, int] = {}  # number of calls, by name
-        self._own: dict[str, Any] = {}  # what m.param and m.state declared, by name
+        self._declared: dict[str, Any] = {}  # what m.param and m.state declared, by name
         self._dtype: Any = None  # dtype of params, once one is requested
         self._wide = False  # whether an entry has more digits than the computation
         self._in_loop = False  # whether this is the m of a turn of m.scan
@@ -280,7 +280,7 @@ class Scope:
         stream = self._mode.stream
         if stream is None:
             return None
-        return stream._replace(dtype=stream.dtype or self._mode.kept)
+        return stream._replace(dtype=stream.dtype or self._mode.cache_dtype)
 
     def __call__(
         self,
@@ -298,12 +298,12 @@ class Scope:
           key: Its key, for a call inside a function that JAX traces, such as the body of a scan;
             elsewhere, each call has a key of its own.
         """
-        given, layer = layer, as_layer(layer, here())
+        child, layer = layer, as_layer(layer, current_path())
         x = gathered(layer, inputs, named)
-        name = self._name(given, layer.name)
+        name = self._name(child, layer.name)
         with call(name, x, child=True):
             if key is not None:
-                checks.check_key(key, here())
+                checks.check_key(key, current_path())
             for watch in self._mode.watches:
                 if watch.done():
                     self._counts.setdefault(name, 0)  # its entries may be given, as by `tap`
@@ -322,7 +322,7 @@ class Scope:
         a sum over examples and positions, for which 16 bits are too few.
         """
         entry = self._entry("params", self._params, name, initializer, shape, None)
-        return self._seen(plain(entry, self._x))
+        return self._seen(materialized(entry, self._x))
 
     def kernel(
         self, name: str, initializer: Callable, shape: Any = ..., *, array: bool = False
@@ -333,7 +333,7 @@ class Scope:
         unless `array` is True; below `jn.cast` it has the dtype of the computation.
         """
         entry = self._entry("params", self._params, name, initializer, shape, None)
-        return self._mode.rounded(plain(entry, self._x) if array else entry)
+        return self._mode.rounded(materialized(entry, self._x) if array else entry)
 
     def state(self, name: str, initializer: Callable, shape: Any = ..., dtype=None) -> jax.Array:
         """Return an entry of this layer's state, which `update` changes."""
@@ -343,13 +343,13 @@ class Scope:
         """Give an entry of the state its next value, of the same shape and dtype."""
         if self._is_skipped():
             return
-        if name not in self._own or name not in self._state:
-            known = ", ".join(self._own.keys() & self._state.keys()) or "none"
+        if name not in self._declared or name not in self._state:
+            declared = ", ".join(self._declared.keys() & self._state.keys()) or "none"
             raise ValueError(
-                f"{here()}: m.update({name!r}) needs an entry that m.state has declared. Declared "
-                f"here: {known}"
+                f"{current_path()}: m.update({name!r}) needs an entry that m.state has declared. "
+                f"Declared here: {declared}"
             )
-        check_kept(shapes_of({name: self._state[name]}), shapes_of({name: value}))
+        check_state_form(shapes_of({name: self._state[name]}), shapes_of({name: value}))
         self._check_at_home(f"m.update({name!r})")
         self._state[name] = value
 
@@ -368,11 +368,11 @@ class Scope:
         """Keep a sown value, under the next free name if a layer is called again."""
         self._sown[free_name(path, self._sown)] = value
 
-    def _entry(self, kind: str, given: dict, name, initializer, shape, dtype) -> jax.Array:
+    def _entry(self, kind: str, tree: dict, name, initializer, shape, dtype) -> jax.Array:
         """Return an entry of the params or of the state."""
         what = kind.removesuffix("s")
         _check_entry_name(name, f"m.{what}(name, initializer, shape)")
-        at = f"{here()}: m.{what}({name!r})"
+        at = f"{current_path()}: m.{what}({name!r})"
         if not callable(initializer):
             raise TypeError(f"{at}: {_not_an_initializer(what, initializer, shape)}")
         checks.check_shape(f"{at}: the shape", shape)
@@ -382,28 +382,28 @@ class Scope:
             dtype = self._dtype
         needed = jax.ShapeDtypeStruct(tuple(shape), dtype)
         if name in self._names.values():
-            raise ValueError(f"{here()}: the {what} {name!r} has the name of a child")
-        self._own[name] = needed
+            raise ValueError(f"{current_path()}: the {what} {name!r} has the name of a child")
+        self._declared[name] = needed
         self._counts[name] = 0
         if self._is_skipped():
             return _zeros(needed)
-        return self._given(kind, given, name, initializer, needed)
+        return self._lookup(kind, tree, name, initializer, needed)
 
-    def _given(self, kind: str, given: dict, name: str, initializer, needed) -> jax.Array:
+    def _lookup(self, kind: str, tree: dict, name: str, initializer, needed) -> jax.Array:
         """Return an entry of the given params or state."""
-        found = {name: given[name]} if name in given else {}
-        compare(kind, {name: needed}, found, self._x)
-        return given[name]
+        existing = {name: tree[name]} if name in tree else {}
+        compare(kind, {name: needed}, existing, self._x)
+        return tree[name]
 
     def key(self, name: str | None = None) -> jax.Array:
         """Return a random key, new at each call; without a name, the layer's own key."""
         if name is None:
-            return self._drawn_with(self._key_here("m.key()", SPLIT.format("m.key()")))
+            return self._drawn_with(self._checked_key("m.key()", SPLIT.format("m.key()")))
         _check_entry_name(name, "m.key(name)")
         path = f"key/{name}"  # the name of a child never contains '/'
         count = self._counted(path)
         form = f"m.key({name!r})"
-        return self._drawn_with(folded(self._key_here(form, SPLIT.format(form)), path, count))
+        return self._drawn_with(folded(self._checked_key(form, SPLIT.format(form)), path, count))
 
     def keys(self, name: str, n: int | None = None) -> Any:
         """Return a key for `m(layer, x, key=key)`, or n of them; None in evaluation without a key.
@@ -418,7 +418,7 @@ class Scope:
     def _drawn_with(self, key: Any) -> jax.Array:
         return usable(key, self._mode, self._x)
 
-    def _key_here(self, form: str, write: str) -> Any:
+    def _checked_key(self, form: str, write: str) -> Any:
         write = "it with the m that the body of m.scan gets" if self._has_loop else write
         return key_at(self._home, self._key, form, write)
 
@@ -426,14 +426,14 @@ class Scope:
         """Raise for a second call in a stream, where each call keeps something for later chunks."""
         if self._in_loop:
             raise ValueError(
-                f"{here()}: is called at each turn of m.scan in a stream, where each call keeps "
-                "its own state. Write jn.repeat(layer, n), whose copies have params of their own, "
-                "or m.whole(layer, x) for a part that gets its whole input at each call"
+                f"{current_path()}: is called at each turn of m.scan in a stream, where each call "
+                "keeps its own state. Write jn.repeat(layer, n), whose copies have params of their "
+                "own, or m.whole(layer, x) for a part that gets its whole input at each call"
             )
         if self._counts[name]:
             raise ValueError(
-                f"{here()}: is called twice in a stream, where each call keeps its own state; "
-                "make a second layer"
+                f"{current_path()}: is called twice in a stream, where each call keeps its own "
+                "state; make a second layer"
             )
 
     def _key_of(self, name: str, count: int) -> Any:
@@ -443,14 +443,14 @@ class Scope:
             f"m.keys({name!r}, n) from outside, or make the loop by m.scan(body, carry, xs)"
         )
         above = "/".join(calls()[:-1])
-        return folded(self._key_here(f"m({name}, x) in {above}", write), name, count)
+        return folded(self._checked_key(f"m({name}, x) in {above}", write), name, count)
 
     def _inline(self, layer: Layer, x: PyTree) -> PyTree:
         """Return the output of a layer that has this layer's entries; for layers around a layer."""
         if callable(layer.inside):
             return layer.inside(self, x)
         self._counts |= dict.fromkeys([*self._params, *self._state], 0)
-        key = self._key_here("m._inline(layer, x)", "the call outside of that function")
+        key = self._checked_key("m._inline(layer, x)", "the call outside of that function")
         return self._run(layer, None, x, key)
 
     def scan(
@@ -478,18 +478,18 @@ class Scope:
           unroll: Number of turns that are compiled one after another, for a faster loop and a
             longer compilation.
         """
-        checks.check_options(f"{here()}: m.scan", reverse=reverse)
-        checks.at_least(f"{here()}: m.scan", "unroll", unroll)
+        checks.check_options(f"{current_path()}: m.scan", reverse=reverse)
+        checks.at_least(f"{current_path()}: m.scan", "unroll", unroll)
         turns = number_of_turns(body, xs, length)
         if self.stream is not None and xs is not None:
             raise ValueError(
-                f"{here()}: m.scan would begin anew with each chunk of a stream. For a loop over "
-                "time, write jn.recurrent(cell), whose carry a stream keeps; for a loop over "
-                "something else, leave out xs and count the turns in the carry"
+                f"{current_path()}: m.scan would begin anew with each chunk of a stream. For a "
+                "loop over time, write jn.recurrent(cell), whose carry a stream keeps; for a loop "
+                "over something else, leave out xs and count the turns in the carry"
             )
         count = self._counts["scan/"] = self._counts.get("scan/", -1) + 1  # no child has this name
         write = "it in the body of another m.scan, or outside of that function"
-        key = folded(self._key_here("m.scan(body, carry, xs)", write), "scan/", count)
+        key = folded(self._checked_key("m.scan(body, carry, xs)", write), "scan/", count)
         traced: list[Scope] = []  # JAX may trace the body again, with another type of the carry
 
         def turn(loop, each):
@@ -501,7 +501,7 @@ class Scope:
             after = {name: m._state[name] for name in state}
             m._changed = jax.tree.map(lambda old, new: old is not new, state, after)
             m._devices = jax.tree.map(varying_axes, after)
-            return (self._as_given(pair[0], carry), after), (pair[1], m._sown)
+            return (self._match_carry(pair[0], carry), after), (pair[1], m._sown)
 
         before = self._carried()
         each = jnp.arange(turns), xs
@@ -516,17 +516,17 @@ class Scope:
         self._continue(traced[0], before, after, sown)
         return carry, y
 
-    def _as_given(self, carry: PyTree, given: PyTree) -> PyTree:
+    def _match_carry(self, carry: PyTree, previous: PyTree) -> PyTree:
         """Return a carry, below `jn.cast` in the dtypes in which the turn got it."""
-        alike = jax.tree.structure(carry) == jax.tree.structure(given)
-        if not alike or jax.tree.map(jnp.shape, carry) != jax.tree.map(jnp.shape, given):
+        alike = jax.tree.structure(carry) == jax.tree.structure(previous)
+        if not alike or jax.tree.map(jnp.shape, carry) != jax.tree.map(jnp.shape, previous):
             raise ValueError(
-                f"{here()}: the body of m.scan must return a carry like the one that it gets, "
-                f"{describe(given)}, got {describe(carry)}"
+                f"{current_path()}: the body of m.scan must return a carry like the one that it "
+                f"gets, {describe(previous)}, got {describe(carry)}"
             )
         if self._mode.dtype is None:
             return carry
-        return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), carry, given)
+        return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), carry, previous)
 
     def _carried(self) -> State:
         """Return the state that goes from turn to turn."""
@@ -539,12 +539,12 @@ class Scope:
         m._key, m._home, m._sown = key, trace_state(), {}
         m._in_loop, m._has_loop = True, False
         m._state, m._names = {**self._state, **state}, dict(self._names)
-        m._counts, m._own = dict(self._counts), dict(self._own)
+        m._counts, m._declared = dict(self._counts), dict(self._declared)
         return m
 
     def _continue(self, m: "Scope", before: State, after: State, sown: dict[str, PyTree]) -> None:
         """Go on where the last turn ended."""
-        self._names, self._counts, self._own = m._names, m._counts, m._own
+        self._names, self._counts, self._declared = m._names, m._counts, m._declared
         self._dtype, self._wide = m._dtype, m._wide
         if any(jax.tree.leaves(m._changed)):
             self._check_at_home("m.scan(body, carry, xs), whose layers change their state,")
@@ -563,7 +563,7 @@ class Scope:
     def _not_in_stream(self, why: str) -> None:
         """Raise inside a stream, for a layer whose outputs need other parts of the sequence."""
         if self.stream is not None:
-            raise ValueError(f"{here()}: {why}, so it does not work in a stream")
+            raise ValueError(f"{current_path()}: {why}, so it does not work in a stream")
 
     def _seen(self, value: jax.Array) -> jax.Array:
         self._wide |= self._mode.rounded(value) is not value
@@ -575,7 +575,7 @@ class Scope:
 
     def _penalize(self, penalty: Callable[[Params], Any]) -> Any:
         """Return a function of all parameters of this layer; 0 in init."""
-        return penalty(plain(self._params))
+        return penalty(materialized(self._params))
 
     def _watched(self, watch: Watch) -> "Scope":
         """Return the same scope with one more watch."""
@@ -589,14 +589,14 @@ class Scope:
     def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
         """Return the output of a child or, without a name, of a layer with this layer's entries."""
         params = self._part(self._params, name)
-        given = self._part(self._state, name)
+        state_before = self._part(self._state, name)
         try:
-            y, state = run(layer, params, given, x, key, self._mode)
+            y, state = run(layer, params, state_before, x, key, self._mode)
         except Misfit as error:
             if len(error.path) == len(calls()) and name not in (None, *self._params):
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
-        if state and _are_other_arrays(given, state):
+        if state and _are_other_arrays(state_before, state):
             if self.stream is not None and name is not None:
                 self._check_called_once(name)
             self._check_at_home(f"m({layer.name}, x), a layer that changes its state,")
@@ -611,7 +611,7 @@ class Scope:
         """Return the entries of a child or, without a name, those that are not this layer's own."""
         if name is not None:
             return tree.get(name, {})
-        return {entry: value for entry, value in tree.items() if entry not in self._own}
+        return {entry: value for entry, value in tree.items() if entry not in self._declared}
 
     def _counted(self, name: str) -> int:
         """Return how often a name was called before, and count this call."""
@@ -623,23 +623,25 @@ class Scope:
         """Raise in a function that JAX traces, such as the body of a scan: its values end there."""
         if self._has_loop:
             raise ValueError(
-                f"{here()}: {what} is called by another m than the body of m.scan gets"
+                f"{current_path()}: {what} is called by another m than the body of m.scan gets"
             )
         if trace_state() != self._home:
             raise ValueError(
-                f"{here()}: {what} is called inside a function that JAX traces, such as the body "
-                "of jax.lax.scan or of jax.grad, so the value ends with that function. Make the "
-                "loop by m.scan(body, carry, xs), which hands the state from turn to turn; "
-                "elsewhere return the value from that function, and make the call after it"
+                f"{current_path()}: {what} is called inside a function that JAX traces, such as "
+                "the body of jax.lax.scan or of jax.grad, so the value ends with that function. "
+                "Make the loop by m.scan(body, carry, xs), which hands the state from turn to "
+                "turn; elsewhere return the value from that function, and make the call after it"
             )
 
     def _name(self, layer: Layer | Callable[..., Any], base: str) -> str:
         """Return the child's name here: its layer's name, with a number if it is taken."""
         if id(layer) not in self._names:
-            if base in self._own:
-                raise ValueError(f"{here()}: the child {base!r} has the name of a parameter")
+            if base in self._declared:
+                raise ValueError(
+                    f"{current_path()}: the child {base!r} has the name of a parameter"
+                )
             self._held.append(layer)
-            self._names[id(layer)] = free_name(base, {*self._names.values(), *self._own})
+            self._names[id(layer)] = free_name(base, {*self._names.values(), *self._declared})
         return self._names[id(layer)]
 
     def _finish(self, all_entries: Callable[[], tuple[Params, State]]) -> State:
@@ -656,9 +658,9 @@ class Scope:
             entries_of = dict(zip(trees, all_entries(), strict=True))
             words = [f"{what}/{name}" for what, name in unused if name not in entries_of[what]]
             if words:
-                known = ", ".join(name for name in self._counts if "/" not in name) or "none"
+                called = ", ".join(name for name in self._counts if "/" not in name) or "none"
                 raise ValueError(
-                    f"{here()}: unused entries: {', '.join(words)}; layers here: {known}"
+                    f"{current_path()}: unused entries: {', '.join(words)}; layers here: {called}"
                 )
         return self._state | {SOWN + path: value for path, value in self._sown.items()}
 
@@ -714,15 +716,15 @@ class Outline(Scope):
         names, others = self._drawn_names(), other._drawn_names()
         if moved := [n for n in names.keys() ^ others.keys() if n != (names | others)[n]]:
             raise ValueError(
-                f"{here()}: {min(moved)!r} is in one of training and evaluation alone, so the "
-                "number in its name may be another layer's in the other. Give the layer a name of "
-                "its own, as in jn.dense(3, name='head')"
+                f"{current_path()}: {min(moved)!r} is in one of training and evaluation alone, so "
+                "the number in its name may be another layer's in the other. Give the layer a name "
+                "of its own, as in jn.dense(3, name='head')"
             )
 
     def _drawn_names(self) -> dict[str, str]:
         """Return the names of children that have entries, with the names of their layers."""
-        made = {id(each): each for each in self._held}
-        named = {name: getattr(made[i], "name", name) for i, name in self._names.items()}
+        layers = {id(each): each for each in self._held}
+        named = {name: getattr(layers[i], "name", name) for i, name in self._names.items()}
         return {name: base for name, base in named.items() if pruned(self._plan.get(name, {}))}
 
     def sow(self, name: str, value: PyTree) -> None:
@@ -737,14 +739,14 @@ class Outline(Scope):
     def _check_at_home(self, what: str) -> None:
         """Nothing is kept here."""
 
-    def _key_here(self, form: str, write: str) -> Any:
+    def _checked_key(self, form: str, write: str) -> Any:
         return self._key  # nothing is drawn here
 
     def _drawn_with(self, key: Any) -> Any:
         return key
 
-    def _given(self, kind: str, given: dict, name: str, initializer, needed) -> jax.Array:
-        who = here()
+    def _lookup(self, kind: str, tree: dict, name: str, initializer, needed) -> jax.Array:
+        who = current_path()
         is_state = kind == "state"
 
         def draw(key):
@@ -753,7 +755,7 @@ class Outline(Scope):
         _, _, first = self._plan.setdefault(name, (is_state, draw, needed))
         compare(kind, {name: first}, {name: needed}, self._x)
         if is_state:
-            return given.setdefault(name, _zeros(needed))
+            return tree.setdefault(name, _zeros(needed))
         return _zeros(needed)
 
     def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
@@ -770,7 +772,7 @@ def _are_other_arrays(before: PyTree, after: PyTree) -> bool:
 
 def _check_entry_name(name: Any, form: str) -> None:
     if not (isinstance(name, str) and name and "/" not in name):
-        raise TypeError(f"{here()}: expected {form}, a name without '/', got {name!r:.40}")
+        raise TypeError(f"{current_path()}: expected {form}, a name without '/', got {name!r:.40}")
 
 
 def _not_an_initializer(what: str, initializer: Any, shape: Any) -> str:
@@ -788,8 +790,8 @@ def _not_an_initializer(what: str, initializer: Any, shape: Any) -> str:
 
 def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, mode: Mode) -> PyTree:
     """Return the output of a layer while tracing, with fresh entries, noted in the plan."""
-    shape = checks.abstract(x, here())
-    if not isinstance(layer.inside, Around):
+    shape = checks.abstract(x, current_path())
+    if not isinstance(layer.inside, LayerTransform):
         y = _output_of(layer, m := Outline(x, key, plan, mode), x)
         m._with_training(layer)
         return y
@@ -810,19 +812,21 @@ def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, mode: Mode) -> PyTre
 def _output_of(layer: Layer, m: "Scope", x: PyTree) -> PyTree:
     y = layer.inside(m, x)
     if y is None:
-        raise TypeError(f"{here()}: the function returned None; is its return statement missing?")
+        raise TypeError(
+            f"{current_path()}: the function returned None; is its return statement missing?"
+        )
     return m._rounded(y, axes=2)  # a loss of each example keeps its digits
 
 
 def _output(layer: Layer, x: PyTree, memo: Memo, mode: Mode) -> PyTree:
     """Return the shapes of the output of a layer that is not run."""
-    shape = checks.abstract(x, here())
+    shape = checks.abstract(x, current_path())
 
-    def look(x, key):
+    def trace(x, key):
         return _outline(layer, x, key, {}, mode._replace(watches=()))
 
     def make():
-        return jax.eval_shape(look, shape, key_spec())
+        return jax.eval_shape(trace, shape, key_spec())
 
     return memo.of((calls(), signature(shape)), make)
 
@@ -855,7 +859,7 @@ def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
     if isinstance(value, Layer):
         if value.inside is None:
             return _of_pair(value)
-        if not (callable(value.inside) or isinstance(value.inside, Around)):
+        if not (callable(value.inside) or isinstance(value.inside, LayerTransform)):
             raise TypeError(
                 f"{value.name}: `inside` is what jn.compose and jn.transforms.transform give a "
                 "layer; for a transform of your own, write jn.transforms.transform(layer, apply, "
@@ -865,7 +869,7 @@ def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
     if callable(value):
         name = function_name(value)
         check_holds_no_weights(who, name, value)
-        return made(name, "function", lambda m, x: _applied(value, m, x))
+        return make_layer(name, "function", lambda m, x: _applied(value, m, x))
     rule = "expected a layer or a function"
     if what:
         rule = f"{what} must be a layer, such as jn.dense(3)"
@@ -886,7 +890,7 @@ def _of_pair(pair: Layer) -> Layer:
         key, withheld = run.call_key, isinstance(run.call_key, Withheld)
         key = None if key is None or withheld else of_device(key, x)
         try:
-            result = pair.apply(plain(params), state, x, key=key, train=run.train)
+            result = pair.apply(materialized(params), state, x, key=key, train=run.train)
         except Exception as error:
             if withheld and run.train:  # its own words cannot say why it got no key
                 raise ValueError(run.call_key.words()) from error
@@ -899,8 +903,8 @@ def _of_pair(pair: Layer) -> Layer:
         return pair.init(key, x)
 
     def make():
-        around = Around(None, apply, init, own=True)
-        return pair, made(pair.name, pair.kind or pair.name, around)
+        record = LayerTransform(None, apply, init, new_entries=True)
+        return pair, make_layer(pair.name, pair.kind or pair.name, record)
 
     # A pair that is used twice is the same layer, so it shares its params. It is held next to the
     # ids of its functions, which Python may give to others once they are free.
@@ -926,7 +930,7 @@ def _applied(function: Callable[..., Any], m: Scope, x: PyTree) -> PyTree:
     chunk = () if m.stream is None else m.stream.chunk
     has_steps = bool(chunk) and getattr(x, "shape", ())[:2] == chunk
     if has_steps and getattr(y, "shape", chunk)[:2] != chunk:
-        raise ValueError(f"{here()}: must keep (batch, time) = {chunk} in a stream")
+        raise ValueError(f"{current_path()}: must keep (batch, time) = {chunk} in a stream")
     return y
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core.errors import here
+from jaxnet.core.errors import current_path
 from jaxnet.services import checks
 from jaxnet.services.jax_versions import as_varying, varying_axes
 from jaxnet.services.trees import PyTree
@@ -14,14 +14,16 @@ from jaxnet.services.trees import PyTree
 
 def number_of_turns(body: Any, xs: PyTree, length: int | None) -> int:
     """Return the number of turns of a loop."""
-    checks.a_function(here(), "the body of m.scan", body, "(m, carry, x)")
+    checks.a_function(current_path(), "the body of m.scan", body, "(m, carry, x)")
     sizes = {size for leaf in jax.tree.leaves(xs) for size in np.shape(leaf)[:1]}
     sizes |= set() if length is None else {length}
     if len(sizes) == 1:
         return sizes.pop()
     if sizes:
-        raise ValueError(f"{here()}: m.scan needs one number of turns, got {sorted(sizes)}")
-    raise TypeError(f"{here()}: m.scan needs xs or length=, as in m.scan(body, x, length=8)")
+        raise ValueError(f"{current_path()}: m.scan needs one number of turns, got {sorted(sizes)}")
+    raise TypeError(
+        f"{current_path()}: m.scan needs xs or length=, as in m.scan(body, x, length=8)"
+    )
 
 
 def varying_over(a: jax.Array, axes: frozenset) -> jax.Array:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet.core import Around, Layer, Params, State, as_layer
+from jaxnet.core import Layer, LayerTransform, Params, State, as_layer
 from jaxnet.core.errors import call, compare
 from jaxnet.interop import torch_weights
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
@@ -448,9 +448,9 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
 
 def _unwrapped(net: Layer, name: str, layer: Layer, params: Params, state: State) -> Layer:
     """Return the layer inside transforms; raise if its entries are not that layer's."""
-    while isinstance(around := layer.inside, Around) and around.layer is not None:
+    while isinstance(around := layer.inside, LayerTransform) and around.layer is not None:
         other_kind = layer.kind in KINDS and layer.kind != around.layer.kind  # another gate, say
-        other_entries = other_kind or around.own or around.copies
+        other_entries = other_kind or around.new_entries or around.copies
         if other_entries and (entry_at(params, name) or entry_at(state, name)):
             raise ValueError(
                 f"torch weights: {net.name}/{name}: expected a layer of kind "

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
-from jaxnet.core import made
+from jaxnet.core import make_layer
 from jaxnet.pretrained.config import Rows
 from jaxnet.pretrained.gguf import KINDS, Kind, Tensors
 from jaxnet.services.nodes import Stored
@@ -147,7 +147,7 @@ def _mixed(
     inside = one.inside._replace(
         init=init, apply=apply, join=join, options=options._replace(pack=None)
     )
-    return jn.cast(made(one.name, one.kind, inside), jnp.float32)
+    return jn.cast(make_layer(one.name, one.kind, inside), jnp.float32)
 
 
 def _key_of_numbers(entry: Mapping[str, Any]) -> str:

@@ -65,11 +65,11 @@ def frozen(tree: Any) -> Any:
     return jax.tree.map(leaf, tree, is_leaf=is_stored)
 
 
-def plain(tree: Any, x: Any = ()) -> Any:
+def materialized(tree: Any, x: Any = ()) -> Any:
     """Return the tree with arrays instead of params in other forms.
 
     Example:
-      >>> plain({"kernel": 2.0})
+      >>> materialized({"kernel": 2.0})
       {'kernel': 2.0}
     """
 

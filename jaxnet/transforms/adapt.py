@@ -9,11 +9,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, again, as_layer, child_key, transformed, transforms_of
+from jaxnet.core import (
+    Layer,
+    Params,
+    as_layer,
+    child_key,
+    transformed,
+    transforms_of,
+    with_inner_layer,
+)
 from jaxnet.initializers import lecun_normal, normal
 from jaxnet.ops.product import product, rows
 from jaxnet.services.checks import as_dict, at_least, within
-from jaxnet.services.nodes import Stored, frozen, plain
+from jaxnet.services.nodes import Stored, frozen, materialized
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import describe, flat
 from jaxnet.transforms.execution import Freeze
@@ -162,9 +170,9 @@ def _lora(layer: Layer, options: Lora) -> Layer:
     inner = layer.inside.layer
     if isinstance(layer.inside.options, Freeze):
         # It would freeze the factors, so it moves in: the kernels inside are frozen.
-        frozen_inside = again(layer, inner.inside.layer)
-        return _lora(again(inner, frozen_inside), options)
-    return again(layer, _lora(inner, options))
+        frozen_inside = with_inner_layer(layer, inner.inside.layer)
+        return _lora(with_inner_layer(inner, frozen_inside), options)
+    return with_inner_layer(layer, _lora(inner, options))
 
 
 def _adapted(layer: Layer, options: Lora) -> Layer:
@@ -199,10 +207,17 @@ def _adapted(layer: Layer, options: Lora) -> Layer:
 
     def join(params):
         check_factors("merge", params)
-        return plain(_joined(params, scale))
+        return materialized(_joined(params, scale))
 
     return transformed(
-        layer, apply, kind="lora", init=init, own=True, clear=True, join=join, options=options
+        layer,
+        apply,
+        kind="lora",
+        init=init,
+        new_entries=True,
+        clear=True,
+        join=join,
+        options=options,
     )
 
 
@@ -277,7 +292,7 @@ class Adapted(Stored):
     dtype = property(lambda self: self.kernel.dtype)
 
     def array(self) -> jax.Array:
-        kernel = plain(self.kernel)
+        kernel = materialized(self.kernel)
         return kernel + self.scale * factors_product(kernel, self.a, self.b)
 
     def astype(self, dtype: Any) -> "Adapted":

@@ -156,11 +156,11 @@ def cast(layer: Layer, dtype: Any) -> Layer:
     dtype = jnp.dtype(dtype)
 
     def init(run, key, x):
-        return run.init(key, x, kept=dtype)
+        return run.init(key, x, cache_dtype=dtype)
 
     def apply(run, params, state, x):
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
-        inside = run.changed(dtype=dtype, kept=dtype)
+        inside = run.changed(dtype=dtype, cache_dtype=dtype)
         y, after = inside(params, state, inside.mode.rounded(x))
         outside = Mode(dtype=jnp.result_type(*floats) if floats else jnp.float32)
         return outside.rounded(y), after

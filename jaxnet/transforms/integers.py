@@ -16,7 +16,7 @@ from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import at_least_float32
 from jaxnet.ops.product import broadcast, product, rows
 from jaxnet.services.checks import abstract, as_dict, at_least, check_options, one_of
-from jaxnet.services.nodes import Stored, plain
+from jaxnet.services.nodes import Stored, materialized
 from jaxnet.services.paths import KERNEL_OR_TABLE, check_patterns
 from jaxnet.services.trees import PyTree, flat, floats_of, key_spec
 from jaxnet.transforms.kernels import FACTORS, Axes, Marked, axes_of, matching, replaced
@@ -130,11 +130,18 @@ def quantized(
     def merge(params):
         if not aware and not _has_integers(params):
             raise ValueError("merge: params hold no integers of jn.quantize")
-        return plain(_stored(params))
+        return materialized(_stored(params))
 
     options = Quantization(None if aware else pack, _stored)
     return transformed(
-        layer, apply, kind="quantized", init=init, own=True, clear=True, join=merge, options=options
+        layer,
+        apply,
+        kind="quantized",
+        init=init,
+        new_entries=True,
+        clear=True,
+        join=merge,
+        options=options,
     )
 
 
@@ -236,7 +243,7 @@ def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax
     """Return the rounded kernel, with the gradient of the identity."""
     if isinstance(kernel, Marked):  # a transform around this one looks for the axes of its product
         return kernel
-    kernel = plain(kernel)
+    kernel = materialized(kernel)
     constant = jax.lax.stop_gradient(kernel)
     numbers, _, scale = _grid(constant, axes, bits, group)
     rounded = scaled(numbers.astype(kernel.dtype), scale)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, transformed
 from jaxnet.core.run import SOWN
 from jaxnet.services.checks import within
-from jaxnet.services.nodes import plain
+from jaxnet.services.nodes import materialized
 from jaxnet.services.trees import PyTree, describe
 
 OWN = "target"  # name of the entry in the state
@@ -90,14 +90,14 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
         target = state[OWN]
         kept = {name: value for name, value in state.items() if name != OWN}
         if run.train:
-            target = _moved(target, jax.lax.stop_gradient(plain(params)), decay)
+            target = _moved(target, jax.lax.stop_gradient(materialized(params)), decay)
         y, after = run(params, kept, x)
         followed, ahead = run(target["params"], target["state"], given, turn=1)
         ahead = {name: value for name, value in ahead.items() if not name.startswith(SOWN)}
         followed, target = jax.lax.stop_gradient((followed, target | {"state": ahead}))
         return (y, followed), after | {OWN: target}
 
-    return transformed(layer, apply, kind="moving_average", init=init, own=True, inputs=())
+    return transformed(layer, apply, kind="moving_average", init=init, new_entries=True, inputs=())
 
 
 def _moved(target: Any, params: PyTree, decay: float | Callable[[jax.Array], Any]) -> Any:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, Params, child_key, transformed
 from jaxnet.ops import at_least_float32, broadcast
 from jaxnet.services.checks import at_least, within
-from jaxnet.services.nodes import plain
+from jaxnet.services.nodes import materialized
 from jaxnet.services.paths import is_kernel
 from jaxnet.services.trees import flat, path_name
 from jaxnet.transforms.kernels import Axes, axes_of, replaced
@@ -64,9 +64,9 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
         return replaced(params, parts), state
 
     def apply(run, params, state, x):
-        return run(_join(plain(params)), state, x)
+        return run(_join(materialized(params)), state, x)
 
-    return transformed(layer, apply, kind="weight_norm", init=init, name=name, own=True)
+    return transformed(layer, apply, kind="weight_norm", init=init, name=name, new_entries=True)
 
 
 def spectral_norm(
@@ -135,7 +135,7 @@ def spectral_norm(
         return _power(jax.lax.stop_gradient(kernel), vectors, iterations, epsilon)
 
     def apply(run, params, state, x):
-        params = plain(params)
+        params = materialized(params)
         kernels = _kernels(params, run.layer, own)
         vectors = jax.lax.stop_gradient(state[own])
         if run.train:
@@ -146,7 +146,7 @@ def spectral_norm(
         y, inner = run(params, inner, x)
         return y, inner | {own: vectors}
 
-    return transformed(layer, apply, kind=own, init=init, name=name, own=True)
+    return transformed(layer, apply, kind=own, init=init, name=name, new_entries=True)
 
 
 def _find(params: Params) -> Params:

@@ -20,7 +20,7 @@ from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.models import bottleneck
 from jaxnet.services.checks import a_function, check_key, check_type
-from jaxnet.services.nodes import plain
+from jaxnet.services.nodes import materialized
 from jaxnet.transforms import as_layer, transform
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_fit, trained, whole_batches
@@ -305,7 +305,7 @@ def _objective(
             values = values + more
             metrics |= watched
         if penalty is not None:
-            values = values + penalty(plain(params))
+            values = values + penalty(materialized(params))
         if sparsity is not None:
             values = values.mean()
         return (values, metrics), after

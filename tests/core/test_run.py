@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.core import Around, Layer
+from jaxnet.core import Layer, LayerTransform
 from tests.helpers import traced
 
 KEY = jax.random.key(0)
@@ -181,7 +181,7 @@ def test_a_pair_of_transforms_streams(outer, inner):
 def test_no_transform_holds_the_layer_inside(name):
     """So it is the same transform of any other layer."""
     around = TRANSFORMS[name](jn.dense(8)).inside
-    if isinstance(around, Around) and around.layer is not None:
+    if isinstance(around, LayerTransform) and around.layer is not None:
         assert not holds_a_layer(around.apply)
         assert not holds_a_layer(around.init)
 

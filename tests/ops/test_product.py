@@ -9,7 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.ops.product import add_bias, broadcast, product, rows
-from jaxnet.services.nodes import plain
+from jaxnet.services.nodes import materialized
 from jaxnet.transforms.adapt import Adapted
 from jaxnet.transforms.integers import Quantized
 from tests.helpers import refused
@@ -139,7 +139,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_products_and_rows_are_those_of_the_array(form):
     kernel = FORMS[form]()
-    whole = np.asarray(plain(kernel), np.float64)
+    whole = np.asarray(materialized(kernel), np.float64)
     assert whole.shape == kernel.shape == (6, 4)
     assert kernel.dtype == jnp.float32
     close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3)
@@ -156,7 +156,7 @@ def test_products_and_rows_are_those_of_the_array(form):
 def test_several_axes_of_inputs():
     kernel = Adapted(integers((2, 3, 4), (1, 1, 4)), floats(2, 3, 2), floats(2, 4), 1.0)
     x = floats(5, 2, 3)
-    right = np.tensordot(x, plain(kernel), 2)
+    right = np.tensordot(x, materialized(kernel), 2)
     np.testing.assert_allclose(product(x, kernel, 2), right, rtol=1e-4, atol=1e-3)
 
 

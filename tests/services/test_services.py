@@ -20,7 +20,7 @@ import jaxnet as jn
 from jaxnet.services.checks.keywords import _ELSEWHERE, explain_keywords
 from jaxnet.services.extras import command, extra
 from jaxnet.services.jax_versions import as_varying, enable_x64, linear, varying_axes
-from jaxnet.services.nodes import is_stored, plain
+from jaxnet.services.nodes import is_stored, materialized
 from jaxnet.services.progress import in_notebook, progress_bar
 from jaxnet.services.table import html_line, html_table
 from jaxnet.services.trees import flat
@@ -35,7 +35,7 @@ NODE = Adapted(jnp.ones((2, 3)), jnp.ones((2, 1)), jnp.ones((1, 3)), 2.0)
 def test_a_node_is_one_leaf():
     assert [path for path, _ in flat({"dense": {"kernel": NODE}})] == ["dense/kernel"]
     assert is_stored(NODE)
-    assert plain({"a": NODE})["a"].tolist() == [[3.0] * 3] * 2
+    assert materialized({"a": NODE})["a"].tolist() == [[3.0] * 3] * 2
 
 
 def test_a_layer_of_a_user_gets_arrays():
