@@ -29,11 +29,12 @@ IMPORTED = tuple(f"jaxnet.{module}." for module in MODULES if module.startswith(
 TITLES = {"Args": "Args: Arguments:", "Fields": "Attributes: Fields:", "Example": "Examples:"}
 CREATED = {"Params": "Parameters created", "Params and state": "Parameters and state created"}
 SECTION = re.compile(
-    r"^(Params and state|Params|State|Input and output|Input|Output)([ ;][^\n]*)?:$", re.M
+    r"^(Params and state|Params|State|Input and output|Inputs|Input|Output)([ ;][^\n]*)?:$", re.M
 )
 # A star outside of backticks that does not begin the name of an argument, such as "*layers: ...".
 STAR = re.compile(r"(`[^`]*(?:`|$)|^\s*\*+(?=\w+:))|\*")
-WORD = re.compile(r"(?<![\[`\w])`(?:jn\.)?([A-Za-z_][\w.]*)`(?![\w\[`])")
+# Not the first column of a list, "- `memory`: ...", which is a name of this docstring.
+WORD = re.compile(r"(?<![\[`\w])(?<!^- )`(?:jn\.)?([A-Za-z_][\w.]*)`(?![\w\[`])")
 HEAD = re.compile(r"^[A-Z][\w ;]*:$")  # of a section of a docstring
 # griffe takes what is before a colon for the type, and removes its parentheses.
 RETURNS = re.compile(r"^(Returns|Yields):\n(\s+)", re.M)

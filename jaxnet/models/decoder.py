@@ -120,7 +120,7 @@ def decoder(
 
       >>> def objective(m, ids, labels):
       ...     return m(net, jn.Labeled(ids, labels)).mean(-1), {}
-      >>> trainer = jn.trainer(objective, optax.adam(1e-3))
+      >>> trainer = jn.trainer(jn.compose(objective), optax.adam(1e-3))
       >>> train_state = trainer.init(jax.random.key(0), (ids, ids))
       >>> train_state, metrics = trainer.step(train_state, (ids, ids))
 

@@ -43,7 +43,7 @@ def test_a_sentence_is_translated_alike_alone_and_among_others(model):
 def test_attention_is_of_words_and_each_row_sums_to_1():
     translator, params = tiny()
     apply = jax.jit(translator.attention.apply, static_argnames="train")
-    translator = translator._replace(attention=translator.attention._replace(apply=apply))
+    translator = translator._replace(attention=translator.attention.replace(apply=apply))
     weights, read, written = translate.attention_of(translator, params, SENTENCES[2], SENTENCES[0])
     assert read == "Zwei Männer spielen im Freien Fußball , Hund !".split()
     assert written == "Ein Hund läuft .".split()

@@ -120,7 +120,7 @@ def test_it_is_a_transform():
     plain = jn.interop.without_kernels(net)
     x = jnp.ones((2, 5, 6, 1))
     params, state = plain.init(jax.random.key(0), x)
-    assert (plain.name, plain.kind, plain.inside.layer) == (net.name, "plain", net)
+    assert (plain.name, plain.kind, plain.inside.layer) == (net.name, "without_kernels", net)
     assert jax.tree.structure(params) == jax.tree.structure(net.init(jax.random.key(0), x)[0])
     options = {"key": jax.random.key(1), "train": True}
     close(*(each.apply(params, state, x, **options)[0] for each in (net, plain)), 1e-5, 1e-6)

@@ -456,7 +456,7 @@ def test_a_layer_gives_the_same_in_blocks(masked, options, always):
     mask = {
         "none": None,
         "lengths": jnp.array([0, 150]),
-        "segments": jnp.array([[1] * 70 + [2] * 100 + [0] * 30, [1] * 200]),
+        "segments": jn.Segments(jnp.array([[1] * 70 + [2] * 100 + [0] * 30, [1] * 200])),
         "padding": jnp.arange(200) < jnp.array([[0], [150]]),
         "booleans": draw(2, 200, 200) > 0.5,
         "floats": jnp.where(draw(1, 2, 200, 200) > 1, -jnp.inf, 0.5),
