@@ -121,7 +121,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     for batch in batches:
         check_input("doctor", batch)
     train_state, batches = all_native((train_state, batches), "doctor")
-    findings = compilation_findings(trainer._kept.watcher.traces, batches)
+    findings = compilation_findings(trainer._cache.watcher.traces, batches)
     trial = _trial_step(trainer)
     trials = _trials(trial, train_state, batches)
     params, state = jax.device_get((floats_of(train_state.params), train_state.state))

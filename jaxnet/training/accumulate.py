@@ -39,19 +39,19 @@ def accumulated(
             state, sums, grads = carry
             i, (batch, mask) = numbered
             part_key = jax.random.fold_in(key, i)
-            (_, (state, found)), grad = gradient(floats, state, batch, mask, part_key)
-            weight = found["loss"].weight
+            (_, (state, averages)), grad = gradient(floats, state, batch, mask, part_key)
+            weight = averages["loss"].weight
             grads = jax.tree.map(lambda total, g: total + at_least_float32(g) * weight, grads, grad)
-            return (state, added(sums, found), grads), None
+            return (state, added(sums, averages), grads), None
 
         def averages_of_first(floats):
             batch, mask = jax.tree.map(lambda leaf: leaf[0], parts)
-            _, (_, found) = loss(floats, state, batch, mask, key)
-            return found
+            _, (_, averages) = loss(floats, state, batch, mask, key)
+            return averages
 
-        jaxpr, found = jax.make_jaxpr(averages_of_first, return_shape=True)(floats)
-        _check_weights(jaxpr, found)
-        start = state, _zeros(found), _zeros(floats)
+        jaxpr, averages = jax.make_jaxpr(averages_of_first, return_shape=True)(floats)
+        _check_weights(jaxpr, averages)
+        start = state, _zeros(averages), _zeros(floats)
         (after, sums, grads), _ = jax.lax.scan(add_part, start, (jnp.arange(n), parts))
         means = {name: Average(mean_of(*s), s.weight) for name, s in sums.items()}
         scale = mean_of(1, means["loss"].weight)

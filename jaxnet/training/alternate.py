@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxnet.core import child_key
 from jaxnet.services.checks import at_least
 from jaxnet.services.trees import Memo, PyTree, describe, flat, key_spec, shapes_of, signature
-from jaxnet.training.look import attempt
 from jaxnet.training.objective import Average
+from jaxnet.training.objective_trace import trace_or_none
 from jaxnet.training.train_state import BoundObjective, TrainState, as_stored, step_key
-from jaxnet.training.trainer import Kept, Trainer, objectives_of, step_of
+from jaxnet.training.trainer import Trainer, TrainerCache, objectives_of, step_of
 
 _INITIALIZE = "Initialize with this trainer: trainer.init(key, batch)"
 
@@ -62,23 +62,25 @@ def alternate(**trainers: Trainer | tuple[Trainer, int]) -> Trainer:
     """
     if not trainers:
         raise ValueError("alternate: needs trainers by name, such as critic=..., generator=...")
-    pairs = {name: _pair(name, given) for name, given in trainers.items()}
-    kept = Kept(programs=Memo([trainer._kept.programs.uses for trainer, _ in pairs.values()]))
-    alternation = _Alternation(pairs, kept.programs)
-    step = step_of(alternation.update, None, kept, objectives=alternation.objectives)
+    pairs = {name: _pair(name, value) for name, value in trainers.items()}
+    cache = TrainerCache(
+        programs=Memo([trainer._cache.programs.uses for trainer, _ in pairs.values()])
+    )
+    alternation = _Alternation(pairs, cache.programs)
+    step = step_of(alternation.update, None, cache, objectives=alternation.objectives)
     return Trainer(
         alternation.init,
         step,
         update=alternation.update,
-        _kept=kept,
+        _cache=cache,
         _parts={name: trainer for name, (trainer, _) in pairs.items()},
         _objectives=alternation.objectives,
     )
 
 
-def _pair(name: str, given: Any) -> tuple[Trainer, int]:
+def _pair(name: str, value: Any) -> tuple[Trainer, int]:
     """Return a trainer and the number of its steps, 1 if there is none."""
-    pair = (given, 1) if isinstance(given, Trainer) else given
+    pair = (value, 1) if isinstance(value, Trainer) else value
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Trainer)):
         raise TypeError(
             f"alternate: {name} must be a trainer or a pair (trainer, steps), got "
@@ -114,24 +116,28 @@ class _Alternation:
         """Make the updates of each trainer, one after another."""
         self._check_names(train_state)
         outlines = self._outlines(batch)
-        found = {}
+        all_averages = {}
         finite = jax.tree.map(lambda _: jnp.bool_(True), train_state.params)
         drawn = step_key(train_state)
         for name, (trainer, steps) in self.pairs.items():
             key = as_stored(child_key(drawn, name))
-            own = _own(train_state, name, outlines[name])._replace(key=key)
-            own, averages, flags = _updates(trainer, steps, own, batch, mask)
-            found |= {f"{name}/{metric}": value for metric, value in averages.items()}
+            part_state = _train_state_of(train_state, name, outlines[name])._replace(key=key)
+            part_state, averages, flags = _updates(trainer, steps, part_state, batch, mask)
+            all_averages |= {f"{name}/{metric}": value for metric, value in averages.items()}
             if flags.size:
-                fine = jax.tree.unflatten(jax.tree.structure(own.params), list(flags))
+                fine = jax.tree.unflatten(jax.tree.structure(part_state.params), list(flags))
                 finite = _joined(finite, jax.tree.map(jnp.logical_and, _part(finite, fine), fine))
-            opt_state = train_state.opt_state | {name: own.opt_state}
-            shared = _joined(_shared(train_state), _shared(own))
+            opt_state = train_state.opt_state | {name: part_state.opt_state}
+            shared = _joined(_shared(train_state), _shared(part_state))
             train_state = train_state._replace(opt_state=opt_state, **shared)
-        losses = [found[f"{name}/loss"] for name in self.pairs]
+        losses = [all_averages[f"{name}/loss"] for name in self.pairs]
         total = Average(jnp.stack([loss.mean for loss in losses]).sum(), losses[0].weight)
         flags = jnp.array(jax.tree.leaves(finite), bool)
-        return train_state._replace(step=train_state.step + 1), {"loss": total} | found, flags
+        return (
+            train_state._replace(step=train_state.step + 1),
+            {"loss": total} | all_averages,
+            flags,
+        )
 
     def objectives(self, train_state: Any, batch: PyTree) -> list[BoundObjective]:
         """Return the objectives of all trainers, each with its own entries of the train_state.
@@ -143,26 +149,26 @@ class _Alternation:
 
         def trace():
             # An init of your own may compute with the batch, so the batch is an argument.
-            return attempt(jax.eval_shape, self._each, key_spec(), shapes_of(batch))
+            return trace_or_none(jax.eval_shape, self._each, key_spec(), shapes_of(batch))
 
         outlines = self.memo.of(("outlines", signature(batch)), trace)
         if outlines is None:
             return []
-        found = []
+        bound_objectives = []
         for name, (trainer, _) in self.pairs.items():
-            own = _own(train_state, name, outlines[name])
-            found += objectives_of(trainer)(own, batch)
-        return found
+            part_state = _train_state_of(train_state, name, outlines[name])
+            bound_objectives += objectives_of(trainer)(part_state, batch)
+        return bound_objectives
 
     def _check_names(self, train_state: TrainState) -> None:
         """Raise unless the state of each trainer's optimizer is in a train_state, and no other."""
-        given = train_state.opt_state
-        if isinstance(given, dict) and given.keys() == self.pairs.keys():
+        opt_state = train_state.opt_state
+        if isinstance(opt_state, dict) and opt_state.keys() == self.pairs.keys():
             return
         got = (
-            f"a dict of {', '.join(sorted(given))}"
-            if isinstance(given, dict)
-            else type(given).__name__
+            f"a dict of {', '.join(sorted(opt_state))}"
+            if isinstance(opt_state, dict)
+            else type(opt_state).__name__
         )
         raise ValueError(
             "step: opt_state belongs to another trainer: it must be a dict with an entry for each "
@@ -191,7 +197,7 @@ def _updates(
     return trainer.update(train_state, batch, mask)
 
 
-def _own(train_state: TrainState, name: str, outline: TrainState) -> TrainState:
+def _train_state_of(train_state: TrainState, name: str, outline: TrainState) -> TrainState:
     """Return the train_state of one trainer, whose entries its outline has."""
     part = _part(_shared(train_state), _shared(outline))
     return train_state._replace(opt_state=train_state.opt_state[name], **part)
@@ -212,16 +218,16 @@ def _joined(old: PyTree, new: PyTree) -> PyTree:
     return joined
 
 
-def _part(whole: PyTree, like: PyTree, path: str = "train_state") -> PyTree:
+def _part(tree: PyTree, like: PyTree, path: str = "train_state") -> PyTree:
     """Return the entries of nested dicts that another one has; raise if one is missing."""
     if not isinstance(like, dict):
-        return whole
+        return tree
     part = {}
     for name, entry in like.items():
         place = f"{path}/{name}"
-        if not isinstance(whole, dict) or name not in whole:
+        if not isinstance(tree, dict) or name not in tree:
             raise ValueError(f"step: {place} is missing. {_INITIALIZE}")
-        part[name] = _part(whole[name], entry, place)
+        part[name] = _part(tree[name], entry, place)
     return part
 
 

@@ -44,18 +44,18 @@ class Batching(NamedTuple):
         """
         return rows_in(data) % self.size != 0
 
-    def whole_and_rest(self, data: PyTree) -> list[PyTree]:
+    def full_batches_and_rest(self, data: PyTree) -> list[PyTree]:
         """Return the rows that fill whole batches, and the rows that are left.
 
         Example:
-          >>> [part.tolist() for part in Batching(2).whole_and_rest(jnp.arange(5))]
+          >>> [part.tolist() for part in Batching(2).full_batches_and_rest(jnp.arange(5))]
           [[0, 1, 2, 3], [4]]
         """
         count = rows_in(data)
-        whole = count - count % self.size
+        full = count - count % self.size
         return [
-            jax.tree.map(lambda leaf: leaf[:whole], data),
-            jax.tree.map(lambda leaf: leaf[whole:], data),
+            jax.tree.map(lambda leaf: leaf[:full], data),
+            jax.tree.map(lambda leaf: leaf[full:], data),
         ]
 
     def mask(self, data: PyTree, i: Any) -> jax.Array | None:

@@ -55,12 +55,13 @@ def by_path(
 
     def labels(params: Params) -> Params:
         paths = [path for path, _ in flat(params, None)]
-        if None in (found := first_fits("by_path", optimizers, paths)):
+        if None in (patterns := first_fits("by_path", optimizers, paths)):
             raise ValueError(
-                f"by_path: no pattern fits {paths[found.index(None)]}; add one for the rest, such "
+                f"by_path: no pattern fits {paths[patterns.index(None)]}; add one for the rest, "
+                "such "
                 'as {"*": optax.adamw(1e-3)}'
             )
-        return jax.tree.unflatten(jax.tree.structure(params), map(number.get, found))
+        return jax.tree.unflatten(jax.tree.structure(params), map(number.get, patterns))
 
     # Numbers, since a checkpoint has no names with a "/".
     number: dict[str | None, str] = {pattern: str(i) for i, pattern in enumerate(optimizers)}

@@ -206,10 +206,10 @@ def _assembled(name: str, parts: list[tuple[dict, Any]], like: Any) -> Any:
         array = jax.make_array_from_callback(like.shape, sharding, fill)
     else:
         array = fill([slice(None)] * len(like.shape))
-    found = _loaded(array, note)
-    if found.dtype != wanted:
-        raise ValueError(f"{name} has dtype {found.dtype}, not {wanted}")
-    return found
+    loaded = _loaded(array, note)
+    if loaded.dtype != wanted:
+        raise ValueError(f"{name} has dtype {loaded.dtype}, not {wanted}")
+    return loaded
 
 
 def _box(name: str, parts: list[tuple[dict, Any]], like: Any, index: Any) -> np.ndarray:
@@ -262,10 +262,10 @@ def _named(tree: PyTree, who: str) -> dict[str, Any]:
     """Return the leaves by path, and the empty containers."""
     named: dict[str, Any] = {}
     try:
-        found, _ = jax.tree_util.tree_flatten_with_path(tree, lambda leaf: bool(_empty(leaf)))
+        leaves, _ = jax.tree_util.tree_flatten_with_path(tree, lambda leaf: bool(_empty(leaf)))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{who}: the names in a dict must be all strings: {error}") from None
-    for keys, leaf in found:
+    for keys, leaf in leaves:
         words = [jax.tree_util.keystr((key,), simple=True) for key in keys]
         name = "/".join(words)
         if not words and (leaf is None or not _empty(leaf)):

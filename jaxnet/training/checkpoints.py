@@ -256,8 +256,8 @@ class Checkpoints:
     def _score(self, step: int) -> float:
         """Return the value of the named metric, larger is better; if not finite, the worst."""
         with suppress(ValueError, KeyError, TypeError):
-            found = float(self._scalars(step)[self._name])
-            return found if self._mode == "max" else -found
+            value = float(self._scalars(step)[self._name])
+            return value if self._mode == "max" else -value
         return -math.inf
 
     def _scalars(self, step: int) -> dict[Any, float]:
@@ -381,10 +381,10 @@ class Checkpoints:
             if not path.exists():  # no process saw the files of all others
                 self._half(step).rename(path)
         steps = self._listed()
-        kept = set(steps[-self._keep :])
+        steps_to_keep = set(steps[-self._keep :])
         if self._name is not None:
-            kept.add(self._best_of(steps))  # type: ignore[arg-type]
-        for step in set(steps) - kept:
+            steps_to_keep.add(self._best_of(steps))  # type: ignore[arg-type]
+        for step in set(steps) - steps_to_keep:
             # Renamed first, so that a reader never sees half a checkpoint.
             gone = self.folder / f"{step}{REMOVED}"
             with suppress(OSError):  # if it fails, the new checkpoint is still valid
@@ -407,9 +407,9 @@ class Checkpoints:
                 reason += f": {where}"
             if step is not None:
                 steps = map(str, self._listed())
-                whole = [s for s in steps if stored.damage(self.folder / s) is None]
+                undamaged = [s for s in steps if stored.damage(self.folder / s) is None]
                 reason += f"; step {step} was not saved. Whole checkpoints: "
-                reason += ", ".join(whole) or "none"
+                reason += ", ".join(undamaged) or "none"
             raise told(OSError(error.errno, reason), what) from None
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
@@ -418,9 +418,9 @@ class Checkpoints:
         problem = stored.by_first(lambda: stored.damage(path))
         if problem is not None:
             raise OSError(problem)
-        found = self._restored(step, like)
+        restored = self._restored(step, like)
         self._at = step
-        return found
+        return restored
 
     def _restored(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
         path = self.folder / str(step)
@@ -429,18 +429,18 @@ class Checkpoints:
         files = [stored.file_of(path, process) for process in range(run["processes"])]
         position = stored.position_from_json(run)
         problem = None
-        found = like
+        train_state = like
         try:
-            found = unpacked("Checkpoints", files, like)
-            if int(found.step) != step:
-                problem = f"its train_state is of step {int(found.step)}"
+            train_state = unpacked("Checkpoints", files, like)
+            if int(train_state.step) != step:
+                problem = f"its train_state is of step {int(train_state.step)}"
         # Whole files with other contents than a save writes can fail anywhere.
         except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
             problem = str(error) or type(error).__name__
         _, failed = agreed(0, problem is not None)
         if failed:
             raise OSError(problem or "another process could not read it")
-        return found, position
+        return train_state, position
 
 
 def best_mode(who: str, name: str, mode: str | None) -> str:

@@ -20,7 +20,7 @@ from jaxnet.services.checks import as_rows, rows_not_finite, to_device
 from jaxnet.services.trees import PyTree, path_name
 from jaxnet.training import placement
 from jaxnet.training.batching import Batching, batching_of, rows_in
-from jaxnet.training.look import attempt, look, rows_are_in_order
+from jaxnet.training.objective_trace import rows_are_in_order, trace_objective, trace_or_none
 from jaxnet.training.targets import check_metrics, check_targets
 from jaxnet.training.train_state import Objectives
 
@@ -111,15 +111,15 @@ class DataAdapter:
             if self._can_pad(variables, prepared):
                 yield prepared
             else:
-                for part in prepared.batching.whole_and_rest(prepared.data):
+                for part in prepared.batching.full_batches_and_rest(prepared.data):
                     yield self._batched(variables, part)
 
     def _can_pad(self, variables: Any, prepared: PreparedData) -> bool:
         """Return whether the last batch is whole, or a mask can leave its padding out."""
         if not prepared.batching.needs_padding(prepared.data):
             return True
-        found = self.objectives(variables, prepared.data)
-        return all(look(*each, prepared.data).per_row for each in found)
+        objectives = self.objectives(variables, prepared.data)
+        return all(trace_objective(*each, prepared.data).per_row for each in objectives)
 
     def checked(self, variables: Any, data: PyTree) -> PyTree:
         """Check arrays or a batch of a stream, and return them on the device.
@@ -151,8 +151,8 @@ class DataAdapter:
             return
         some = np.flatnonzero(wrong)[: self.batch_size]
         rows = jax.tree.map(lambda a: a[some], moved)
-        found = list(self.objectives(variables, moved))
-        if found and all(attempt(_is_finite, *each, rows) for each in found):
+        objectives = list(self.objectives(variables, moved))
+        if objectives and all(trace_or_none(_is_finite, *each, rows) for each in objectives):
             return
         as_rows(jax.tree.map(np.asarray, moved), self._name_of_data())
 

@@ -46,7 +46,7 @@ def describe_run(trainer: Trainer, data: PyTree, shuffle: bool | None) -> dict[s
     def in_words():
         return _objective_of(trainer), _optimizer_of(trainer)
 
-    objective, optimizer = trainer._kept.programs.of("described", in_words)
+    objective, optimizer = trainer._cache.programs.of("described", in_words)
     if data is not None:  # also a number of each of the first examples
         data = {path: [describe(leaf), _numbers(leaf)] for path, leaf in flat(data, None)}
     return {"objective": objective, "optimizer": optimizer, "data": data, "shuffle": shuffle}
@@ -75,18 +75,19 @@ def check_run(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
     """
     if before is None:
         return
-    found = None
+    difference = None
     if before["objective"] != now["objective"]:
-        found = f"the objective {before['objective']}", f"the objective {now['objective']}"
+        difference = f"the objective {before['objective']}", f"the objective {now['objective']}"
     elif before["data"] is not None and now["data"] is not None:
-        found = other_data(before["data"], now["data"])
-    if found is None and before["shuffle"] != now["shuffle"]:
-        found = f"shuffle={before['shuffle']}", f"shuffle={now['shuffle']}"
-    if found is not None:
+        difference = other_data(before["data"], now["data"])
+    if difference is None and before["shuffle"] != now["shuffle"]:
+        difference = f"shuffle={before['shuffle']}", f"shuffle={now['shuffle']}"
+    if difference is not None:
         raise ValueError(
-            f"fit: the run was started with {found[0]} and is resumed with {found[1]}. To continue "
-            "the run, pass what it was started with; to start another run from this train_state, "
-            "leave out position=. If both mean the same, pass position._replace(run=None)"
+            f"fit: the run was started with {difference[0]} and is resumed with {difference[1]}. "
+            "To continue the run, pass what it was started with; to start another run from this "
+            "train_state, leave out position=. If both mean the same, pass "
+            "position._replace(run=None)"
         )
     old, new = before["optimizer"], now["optimizer"]
     if old and new and old[:2] == new[:2] and old != new:
@@ -115,10 +116,10 @@ def _optimizer_of(trainer: Trainer) -> list[Any] | None:
         return _computed(trainer.optimizer)
     checksums = []
     for part in trainer._parts.values():
-        found = _optimizer_of(part)
-        if found is None:
+        description = _optimizer_of(part)
+        if description is None:
             return None
-        *_, checksum = found
+        *_, checksum = description
         checksums.append(checksum)
     return [jax.__version__, optax.__version__, checksums]
 

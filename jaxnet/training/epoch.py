@@ -71,14 +71,14 @@ class Epoch(NamedTuple):
           >>> Epoch(2, 9, None, {"loss": 0.5}, None, np.ones(3), 1.5, step=6).scalars()
           {'epoch': 2, 'step': 6, 'train/loss': 0.5, 'seconds': 1.5}
         """
-        found: dict[str, float] = {"epoch": self.number, "step": self.step}
+        numbers: dict[str, float] = {"epoch": self.number, "step": self.step}
         for part, metrics in (("train", self.train), ("evaluation", self.evaluation or {})):
             for name, value in metrics.items():
                 if np.ndim(value) == 0:
-                    found[f"{part}/{name}"] = float(value)
+                    numbers[f"{part}/{name}"] = float(value)
         if self.skipped is not None:
-            found["skipped"] = self.skipped
-        return found | {"seconds": self.seconds}
+            numbers["skipped"] = self.skipped
+        return numbers | {"seconds": self.seconds}
 
     def __str__(self) -> str:
         parts = [self._where(), _words(self.train)]
@@ -94,10 +94,10 @@ class Epoch(NamedTuple):
         parts = {"train": self.train}
         if self.evaluation:
             parts["evaluation"] = self.evaluation
-        names = list(dict.fromkeys(name for found in parts.values() for name in found))
+        names = list(dict.fromkeys(name for metrics in parts.values() for name in metrics))
         rows = []
-        for part, found in parts.items():
-            rows.append([part, *(_number(found.get(name)) for name in names)])
+        for part, metrics in parts.items():
+            rows.append([part, *(_number(metrics.get(name)) for name in names)])
         right = [False, *[True] * len(names)]
         title = f"{self._where()}  |  {self.seconds:.3g} s"
         return html_table(["", *names], rows, right=right, caption=title)

@@ -83,17 +83,17 @@ def evaluate_prepared(
     first = 0  # number of the first batch of a part
     for data, batching, carried in parts:
         program = measure(objective, batching, shardings, carried)
-        found, after = program(params, state, data, key, jax.device_put(np.int32(first)))
-        sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+        batch_sums, after = program(params, state, data, key, jax.device_put(np.int32(first)))
+        sums = batch_sums if sums is None else jax.tree.map(jnp.add, sums, batch_sums)
         state = after if carried else state
         first += batching.steps(data)
     if sums is None:
         raise ValueError(f"{who}: the data yielded no batch")
-    found = means(sums)
-    if np.isnan(found["loss"]):
+    averages = means(sums)
+    if np.isnan(averages["loss"]):
         for data, batching, _ in parts:  # the batches of a stream are gone
             explain_nan(objective, params, state, data, batching.size)
-    return found
+    return averages
 
 
 def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> None:
@@ -115,8 +115,8 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
       embedding: ids must be in [0, 5), got 9
     """
     leaves = jax.tree.leaves((params, state))
-    known = all(np.isfinite(leaf).all() for leaf in leaves if is_float(leaf))
-    if not known or placement.shardings_of((params, state, data)) is not None:
+    all_finite = all(np.isfinite(leaf).all() for leaf in leaves if is_float(leaf))
+    if not all_finite or placement.shardings_of((params, state, data)) is not None:
         return
     key = jax.random.key(0)
 
@@ -153,8 +153,8 @@ def measure(
             before = carry if carried else state
             mask = batching.mask(data, i)
             batch_key = jax.random.fold_in(key, first + i)
-            found, after = averaged(objective, params, before, batch, mask, batch_key)
-            each = {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
+            averages, after = averaged(objective, params, before, batch, mask, batch_key)
+            each = {n: Average(a.mean * a.weight, a.weight) for n, a in averages.items()}
             return after if carried else (), each
 
         after, each = batching.scan(sums, state if carried else (), data)
@@ -260,14 +260,16 @@ def _program(
 
 def means(sums: dict[str, Average]) -> dict[str, Any]:
     """Return the means of summed averages, "loss" first, as floats if they are scalars."""
-    found = {}
+    averages = {}
     for name, average in loss_first(sums).items():
         total, weight = map(np.asarray, average)
         mean = total / np.where(weight == 0, 1, weight)
-        found[name] = float(mean) if mean.ndim == 0 else mean
-    return found
+        averages[name] = float(mean) if mean.ndim == 0 else mean
+    return averages
 
 
-def loss_first(found: dict[str, Any]) -> dict[str, Any]:
+def loss_first(metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the same dict, sorted, with "loss" at the beginning."""
-    return {name: found[name] for name in sorted(found, key=lambda name: (name != "loss", name))}
+    return {
+        name: metrics[name] for name in sorted(metrics, key=lambda name: (name != "loss", name))
+    }

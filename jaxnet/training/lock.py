@@ -54,7 +54,7 @@ class Held:
         try:
             claim(number)
         except OSError as error:
-            if error.errno in _TAKEN:
+            if error.errno in _LOCKED_BY_OTHERS:
                 raise BlockingIOError(
                     f"{who}: {folder} is being written by {_note(number) or 'another process'}. A "
                     "folder takes one run at a time: wait until that run ends, or name another "
@@ -77,7 +77,7 @@ class Held:
 
 
 # Errors of operating systems for a lock that another process holds.
-_TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
+_LOCKED_BY_OTHERS = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 _HELD: weakref.WeakSet[Held] = weakref.WeakSet()
 
 

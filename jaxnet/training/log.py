@@ -64,9 +64,9 @@ def append_log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> N
             raise told(error, f"append_log: {path} cannot be written") from error
         return
     words = path.read_bytes()
-    whole = words[: words.rfind(b"\n") + 1].splitlines(True)
-    kept = [old for old in whole if _step(path, old) < row["step"]]
-    replace_file("append_log", path, b"".join(kept) + line)
+    lines = words[: words.rfind(b"\n") + 1].splitlines(True)
+    earlier = [old for old in lines if _step(path, old) < row["step"]]
+    replace_file("append_log", path, b"".join(earlier) + line)
 
 
 def _end(path: Path, size: int = 2**14) -> bytes:

@@ -163,16 +163,16 @@ def _position(
     if position is None:
         passes = step // per_pass if per_pass else 0
         return Position(epoch=passes, done=0, start=step, size=0, run=description)
-    made = wanted = step - position.start
+    steps_since_start = wanted = step - position.start
     passes = position.epoch - (position.start // per_pass if per_pass else 0)
     if trainer.objective is not None:  # a trainer of your own may not count its steps
-        wanted = max(made, position.done, passes)
-    if made == wanted:  # else no batch is read, of which there may be no end
+        wanted = max(steps_since_start, position.done, passes)
+    if steps_since_start == wanted:  # else no batch is read, of which there may be no end
         source.resume(position)
         check_run(position.run, description)
         if trainer.objective is not None and per_pass:
             wanted = passes * per_pass + position.done
-    if made != wanted or made < 0:
+    if steps_since_start != wanted or steps_since_start < 0:
         raise ValueError(
             f"fit: the position is {wanted} steps into a run that began at step "
             f"{position.start}, the train_state at step {step}; pass both from the same epoch"
@@ -218,8 +218,8 @@ def _end(position: Position, per_pass: int | None, epochs: int | None, steps: in
         return _End(epochs, position.start + steps if steps else None)
     begun = position.start // per_pass  # passes before this run
     passes = -(-steps // per_pass) if steps else epochs
-    made = steps or epochs * per_pass  # type: ignore[operator]
-    return _End(begun + passes, position.start + made)  # type: ignore[operator]
+    total_steps = steps or epochs * per_pass  # type: ignore[operator]
+    return _End(begun + passes, position.start + total_steps)  # type: ignore[operator]
 
 
 class Epochs:

@@ -83,7 +83,7 @@ def unscaled(grads: PyTree, scaling: LossScale | None) -> PyTree:
     return jax.tree.map(lambda grad: (grad / scaling.loss_scale).astype(grad.dtype), grads)
 
 
-def settled(fixed: float | None, before: Any, after: Any, finite: jax.Array) -> Any:
+def skip_if_overflowed(fixed: float | None, before: Any, after: Any, finite: jax.Array) -> Any:
     """Return the train_state after a step, which changes only the scale if a gradient overflowed.
 
     If nothing is scaled, it is the train_state itself.
@@ -99,12 +99,12 @@ def settled(fixed: float | None, before: Any, after: Any, finite: jax.Array) -> 
         return after
     fine = finite.all()
 
-    def settle(new, old):
+    def select(new, old):
         return jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, old)
 
-    params = settle(after.params, before.params)
-    state = settle(after.state, before.state)
-    optimizer = settle(after.opt_state, last.optimizer)
+    params = select(after.params, before.params)
+    state = select(after.state, before.state)
+    optimizer = select(after.opt_state, last.optimizer)
     good = jnp.where(fine, jnp.maximum(last.good_steps, 0) + 1, jnp.minimum(last.good_steps, 0) - 1)
     scale = last.loss_scale
     if fixed is None:

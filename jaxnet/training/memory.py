@@ -40,7 +40,7 @@ PIECE = 56 * 2**20
 IN_PIECES = {"xla_multiheap_size_constraint_per_heap": PIECE}
 # Mappings whose pages are touched, to measure how long a page fault takes.
 MAPPED, MAPPINGS = 4 * 2**20, 5
-_kept = False  # whether memory is kept; glibc's options belong to the process
+_keeps_memory = False  # whether memory is kept; glibc's options belong to the process
 _waits = None  # JAX's own setting of its dispatch, before memory was kept
 
 
@@ -70,9 +70,9 @@ def reuse_memory(keep: bool = True) -> bool:
     check_options("reuse_memory", keep=keep)
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
-    global _kept, _waits
+    global _keeps_memory, _waits
     library = ctypes.CDLL(None)
-    if keep and not _kept:
+    if keep and not _keeps_memory:
         _waits = jax.config.values["jax_cpu_enable_async_dispatch"]
     if not _set(library, KEEP if keep else GIVE_BACK):
         return False
@@ -82,7 +82,7 @@ def reuse_memory(keep: bool = True) -> bool:
         library.malloc_trim(0)
         if _waits is not None:
             jax.config.update("jax_cpu_enable_async_dispatch", _waits)
-    _kept = keep
+    _keeps_memory = keep
     return True
 
 
@@ -139,10 +139,10 @@ def jit(run: Callable, **options) -> Callable:
       >>> float(jit(jnp.cos)(0.0))
       1.0
     """
-    plain = jax.jit(run, **options)
+    undivided = jax.jit(run, **options)
     # JAX's folder of compiled programs takes none with several temporary arrays.
-    if not _kept or jax.default_backend() != "cpu" or jax.config.jax_compilation_cache_dir:
-        return plain
+    if not _keeps_memory or jax.default_backend() != "cpu" or jax.config.jax_compilation_cache_dir:
+        return undivided
     pieces = jax.jit(run, compiler_options=IN_PIECES, **options)
     chosen = {}
 
@@ -152,9 +152,9 @@ def jit(run: Callable, **options) -> Callable:
         shapes = tuple([getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(args[1:])])
         program = chosen.get(shapes)
         if program is None:  # XLA would warn about each array that is larger than a piece
-            arrays = arrays_in(plain.trace(*args).jaxpr.jaxpr)  # both calls trace only once
+            arrays = arrays_in(undivided.trace(*args).jaxpr.jaxpr)  # both calls trace only once
             largest = max((one.size * one.dtype.itemsize for one in arrays), default=0)
-            program = chosen[shapes] = pieces if largest <= PIECE else plain
+            program = chosen[shapes] = pieces if largest <= PIECE else undivided
         try:
             return program(*args)
         except ValueError as error:  # a program inside another one does not take options
@@ -163,7 +163,7 @@ def jit(run: Callable, **options) -> Callable:
         except jax.errors.JaxRuntimeError as error:  # a future XLA may not have this option
             if "compile option" not in str(error):
                 raise
-            chosen[shapes] = plain
-        return plain(*args)
+            chosen[shapes] = undivided
+        return undivided(*args)
 
     return call

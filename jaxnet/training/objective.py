@@ -94,9 +94,11 @@ def supervised(
     if "loss" in metrics:
         raise ValueError("supervised: 'loss' is the name of the loss; give the metric another name")
     compared = {name: _comparison(name, metric) for name, metric in metrics.items()}
-    own = str(getattr(getattr(loss, "func", loss), "__module__", "")).startswith("jaxnet.")
+    checks_targets = str(getattr(getattr(loss, "func", loss), "__module__", "")).startswith(
+        "jaxnet."
+    )
     entries = None if inputs is None and targets is None else Entries.named(inputs, targets)
-    forward = Supervised(net, _comparison("loss", loss), compared, penalty, own, entries)
+    forward = Supervised(net, _comparison("loss", loss), compared, penalty, checks_targets, entries)
     return compose(forward, name=net.name, kind="supervised")
 
 
@@ -155,7 +157,7 @@ class Supervised:
       loss: Layer of (outputs, targets).
       metrics: Layers of (outputs, targets), by name.
       penalty: Function of the parameters.
-      own: Whether the loss is of this library, which checks its targets.
+      checks_targets: Whether the loss is of this library, which checks its targets.
       entries: Names of the entries of a batch that is a dict; None for pairs.
     """
 
@@ -163,7 +165,7 @@ class Supervised:
     loss: Layer
     metrics: dict[str, Layer]
     penalty: Callable[[Params], jax.Array] | None
-    own: bool
+    checks_targets: bool
     entries: Entries | None = None
 
     def split(self, batch: PyTree) -> tuple[PyTree, PyTree]:
@@ -202,8 +204,8 @@ def objectives_in(objective: Layer | None) -> Iterator[Layer]:
 
 def supervised_in(objective: Layer | None) -> Supervised | None:
     """Return the parts of `supervised`, also inside `augmented` or a transform; None without it."""
-    found = (each.inside for each in objectives_in(objective))
-    return next((inside for inside in found if isinstance(inside, Supervised)), None)
+    forwards = (each.inside for each in objectives_in(objective))
+    return next((inside for inside in forwards if isinstance(inside, Supervised)), None)
 
 
 def _comparison(name: str, function: Compare) -> Layer:
@@ -243,45 +245,45 @@ def _comparison(name: str, function: Compare) -> Layer:
 
 def _fitting(outputs: PyTree, targets: PyTree) -> str:
     """Return what to write if the shapes come from a common mistake; otherwise ""."""
-    given: tuple[int, ...] = getattr(outputs, "shape", ())
+    got: tuple[int, ...] = getattr(outputs, "shape", ())
     wanted: tuple[int, ...] = getattr(targets, "shape", ())
     single = "if they are labels; for one number each, end the net with jn.dense(1)"
-    if given == (*wanted, 1):
+    if got == (*wanted, 1):
         write = "targets[..., None] or outputs[..., 0]"
-    elif wanted == (*given, 1):
+    elif wanted == (*got, 1):
         write = "targets[..., 0] or outputs[..., None]"
-    elif given[:-1] == wanted[:-1] and wanted[-1:] == (1,) != given[-1:]:
+    elif got[:-1] == wanted[:-1] and wanted[-1:] == (1,) != got[-1:]:
         write = f"targets[..., 0] {single}"
-    elif given[:-1] == wanted and len(given) > 1 and jnp.issubdtype(targets.dtype, jnp.integer):
+    elif got[:-1] == wanted and len(got) > 1 and jnp.issubdtype(targets.dtype, jnp.integer):
         labels = "optax.softmax_cross_entropy_with_integer_labels"
-        write = f"a loss of labels, such as {labels}, or jax.nn.one_hot(targets, {given[-1]})"
-    elif given[:-1] == wanted and len(given) > 1:
+        write = f"a loss of labels, such as {labels}, or jax.nn.one_hot(targets, {got[-1]})"
+    elif got[:-1] == wanted and len(got) > 1:
         write = f"targets.astype(int) {single}"
-    elif words := _unequal_counts(given, wanted):
+    elif words := _unequal_counts(got, wanted):
         return words
-    elif len(given) > 2 and wanted and wanted[1:] in ((), given[-1:]):
+    elif len(got) > 2 and wanted and wanted[1:] in ((), got[-1:]):
         return (
-            f"The outputs {given} still have the axes of images or sequences. Did you forget "
+            f"The outputs {got} still have the axes of images or sequences. Did you forget "
             "jn.flatten() or jn.global_avg_pool() before the last jn.dense?"
         )
-    elif given and given == wanted:
+    elif got and got == wanted:
         write = "targets.argmax(-1) if the loss takes labels"
     else:
         return ""
     return f"Write {write}."
 
 
-def _unequal_counts(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+def _unequal_counts(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     """Return what to write if outputs and targets are of other numbers of examples, else ""."""
-    if given[1:2] == wanted[:1] != given[:1] and len(given) > len(wanted):
+    if got[1:2] == wanted[:1] != got[:1] and len(got) > len(wanted):
         return (
-            f"The outputs have an axis of {given[0]} before that of the examples, as those of "
+            f"The outputs have an axis of {got[0]} before that of the examples, as those of "
             "jn.ensemble. Write the sum of the members' losses: lambda outputs, targets: "
             "jax.vmap(loss, (0, None))(outputs, targets).sum(0)"
         )
-    if given and wanted and given[0] != wanted[0]:
+    if got and wanted and got[0] != wanted[0]:
         return (
-            f"There are {given[0]:,} outputs, but {wanted[0]:,} targets. Inputs and targets need "
+            f"There are {got[0]:,} outputs, but {wanted[0]:,} targets. Inputs and targets need "
             "the same number of examples."
         )
     return ""
@@ -327,14 +329,14 @@ def per_example(values: Any, who: str, outputs: PyTree, targets: PyTree, functio
     """
     array = None if isinstance(values, tuple) or jnp.ndim(values) == 0 else values
     if array is not None and _is_broadcast(array, (outputs, targets)):
-        found = array.shape
+        broadcast_shape = array.shape
     else:  # the function may reduce what it broadcast
-        found = crossed(function, outputs, targets)
-    if found is not None:
+        broadcast_shape = crossed(function, outputs, targets)
+    if broadcast_shape is not None:
         outputs, targets = (jax.tree.map(jnp.shape, tree) for tree in (outputs, targets))
         raise ValueError(
             f"{who}: outputs {outputs} and targets {targets} broadcast to values of "
-            f"{found}; give them the same shape, e.g. targets[:, None] or outputs[:, 0]"
+            f"{broadcast_shape}; give them the same shape, e.g. targets[:, None] or outputs[:, 0]"
         )
     if array is None or array.ndim == 1:
         return values
@@ -385,17 +387,17 @@ def crossed(function: Compare, outputs: PyTree, targets: PyTree) -> tuple[int, .
         if results:
             return results[0]
         out = eqn.outvars[0].aval.shape if eqn.outvars else ()
-        given = {side for side, _ in of if side}
-        sides = "".join(sorted(set("".join(given))))
+        operand_sides = {side for side, _ in of if side}
+        sides = "".join(sorted(set("".join(operand_sides))))
         origin = of[0][1] if eqn.primitive.name == "broadcast_in_dim" else out
-        if sides == "ot" and len(given) > 1:
+        if sides == "ot" and len(operand_sides) > 1:
             largest = max(math.prod(shape) for side, shape in of if side)
             if math.prod(out) > largest and all(_broadcasts(v.aval.shape, out) for v in eqn.invars):
                 crossings.append(out)
         return [(sides, origin)] * len(eqn.outvars)
 
-    given = [(side, shape) for side, of in zip("ot", shapes, strict=True) for shape in of]
-    follow(jax.make_jaxpr(function)(*sides), given, rule, ("", ()))
+    origins = [(side, shape) for side, of in zip("ot", shapes, strict=True) for shape in of]
+    follow(jax.make_jaxpr(function)(*sides), origins, rule, ("", ()))
     return next(iter(crossings), None)
 
 
@@ -615,8 +617,8 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
         def begin(carry):
             return jnp.where(start.reshape(-1, *[1] * (carry.ndim - 1)), 0, carry)
 
-        given = {"x": x, "initial": jax.tree.map(begin, state["carry"])}
-        out, inner = run(params, state["net"], given)
+        net_input = {"x": x, "initial": jax.tree.map(begin, state["carry"])}
+        out, inner = run(params, state["net"], net_input)
         values = loss(out["x"], targets)
         check_loss("truncated_bptt", values)
         values = per_example(values, "loss", out["x"], targets, loss)
@@ -674,7 +676,7 @@ def mean_of(total: Any, weight: jax.Array) -> jax.Array:
     return total / jnp.where(weight == 0, 1, weight)
 
 
-def added(sums: dict[str, Average], found: dict[str, Average]) -> dict[str, Average]:
+def added(sums: dict[str, Average], averages: dict[str, Average]) -> dict[str, Average]:
     """Add averages to sums of mean * weight and of weight, by name.
 
     Example:
@@ -684,7 +686,7 @@ def added(sums: dict[str, Average], found: dict[str, Average]) -> dict[str, Aver
     """
     after = {}
     for name, before in sums.items():
-        now = found[name]
+        now = averages[name]
         total = before.mean + now.mean * now.weight
         after[name] = Average(total, before.weight + now.weight)
     return after
@@ -759,10 +761,10 @@ def _averages(output: Any, batch: PyTree, weights: Any, who: str) -> dict[str, A
         raise TypeError(f"{who}: the loss is the number {values}, which has no gradient")
     check_loss(who, values)
     rows = examples(batch, who)
-    found = {}
+    averages = {}
     for name, value in ({"loss": values} | metrics).items():
-        found[name] = _average(name, value, rows, weights, who)
-    return found
+        averages[name] = _average(name, value, rows, weights, who)
+    return averages
 
 
 def _average(name: str, values: Any, rows: int, weights: Any, who: str) -> Average:

@@ -179,8 +179,8 @@ def train_perceptron(
     first = _check_params("train_perceptron", params)
     first = {name: entry.astype(x.dtype) for name, entry in first.items()}
     layer.apply(first, {}, x[:1])  # raises if the params do not fit
-    trained, mistakes, made, cycles = _train(first, x, y, learning_rate, max_epochs)
-    mistakes = np.asarray(mistakes)[: int(made)]
+    trained, mistakes, epochs_run, cycles = _train(first, x, y, learning_rate, max_epochs)
+    mistakes = np.asarray(mistakes)[: int(epochs_run)]
     return PerceptronRun(
         params=trained,
         mistakes=mistakes,

@@ -49,12 +49,12 @@ def shardings_of(tree: PyTree) -> Where:
       True
     """
     leaves, structure = jax.tree.flatten(tree)
-    found = [getattr(leaf, "sharding", None) for leaf in leaves]
-    mesh = next((sharding.mesh for sharding in found if _on_mesh(sharding)), None)
+    leaf_shardings = [getattr(leaf, "sharding", None) for leaf in leaves]
+    mesh = next((sharding.mesh for sharding in leaf_shardings if _on_mesh(sharding)), None)
     if mesh is None:
         return None
-    whole = NamedSharding(mesh, P())
-    each = tuple(sharding if _on_mesh(sharding) else whole for sharding in found)
+    replicated = NamedSharding(mesh, P())
+    each = tuple(sharding if _on_mesh(sharding) else replicated for sharding in leaf_shardings)
     return Shardings(each, structure)
 
 
@@ -112,9 +112,9 @@ def placed(run: Callable, shardings: Where, *, keeps: bool = True, **options) ->
     """
     if shardings is None:
         return memory.jit(run, **options)
-    whole = NamedSharding(shardings.mesh, P())
-    results = (shardings.tree, whole) if keeps else whole
-    if _is_explicit(whole):
+    replicated = NamedSharding(shardings.mesh, P())
+    results = (shardings.tree, replicated) if keeps else replicated
+    if _is_explicit(replicated):
         if not EXPLICIT_MESHES:
             raise NotImplementedError(
                 "training on a mesh with Explicit axes needs JAX 0.8; write jax.make_mesh(shape, "
@@ -123,10 +123,10 @@ def placed(run: Callable, shardings: Where, *, keeps: bool = True, **options) ->
         return memory.jit(jax.sharding.auto_axes(run, out_sharding=results), **options)
 
     @functools.wraps(run)
-    def kept(*args):  # with `out_shardings=` XLA gathers more often
+    def constrained(*args):  # with `out_shardings=` XLA gathers more often
         return jax.lax.with_sharding_constraint(run(*args), results)
 
-    return memory.jit(kept, **options)
+    return memory.jit(constrained, **options)
 
 
 def repeated(rows: jax.Array, size: int) -> jax.Array:
@@ -136,11 +136,11 @@ def repeated(rows: jax.Array, size: int) -> jax.Array:
       >>> repeated(jnp.arange(3), 5).tolist()
       [0, 1, 2, 0, 1]
     """
-    found = on_auto_axes(jnp.resize)(rows, (size, *rows.shape[1:]))
+    resized = on_auto_axes(jnp.resize)(rows, (size, *rows.shape[1:]))
     if not (_on_mesh(where := rows.sharding) and _is_explicit(where)):
-        return found
+        return resized
     # The type names the Explicit axes alone.
-    return jax.sharding.reshard(found, NamedSharding(where.mesh, jax.typeof(rows).sharding.spec))
+    return jax.sharding.reshard(resized, NamedSharding(where.mesh, jax.typeof(rows).sharding.spec))
 
 
 def agreed(value: int, asked: bool) -> tuple[int, bool]:
@@ -258,8 +258,8 @@ def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
     if count == 1:
         return
     peers.events.append(who)
-    given = {"train_state": (train_state, ""), "data": (data, ", P('data'), local=True")}
-    for what, (tree, options) in given.items():
+    trees = {"train_state": (train_state, ""), "data": (data, ", P('data'), local=True")}
+    for what, (tree, options) in trees.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if not isinstance(leaf, jax.Array):
                 got = f"a {type(leaf).__name__}, which may differ between processes"

@@ -47,10 +47,10 @@ def learning_rate(opt_state: PyTree) -> Any:
         return RATE in getattr(state, "hyperparams", ())
 
     states = jax.tree.leaves(opt_state, is_leaf=is_injected)
-    found = [state.hyperparams[RATE] for state in states if is_injected(state)]
-    if len(found) == 1:
-        return found[0]
-    count = f"{len(found)} learning rates" if found else "no learning rate"
+    rates = [state.hyperparams[RATE] for state in states if is_injected(state)]
+    if len(rates) == 1:
+        return rates[0]
+    count = f"{len(rates)} learning rates" if rates else "no learning rate"
     raise ValueError(
         f'trainer: report has "{RATE}", and the optimizer\'s state holds {count}; write '
         "optax.inject_hyperparams(optax.adam)(learning_rate=1e-3), with a number or a schedule"
@@ -58,13 +58,13 @@ def learning_rate(opt_state: PyTree) -> Any:
 
 
 def reported(
-    names: tuple[str, ...], found: dict[str, Average], grads: PyTree, opt_state: PyTree
+    names: tuple[str, ...], averages: dict[str, Average], grads: PyTree, opt_state: PyTree
 ) -> dict[str, Average]:
     """Return the averages of a step with what its trainer reports.
 
     Args:
       names: What to report.
-      found: Averages of the loss and of the metrics.
+      averages: Averages of the loss and of the metrics.
       grads: Gradient of the mean loss.
       opt_state: State of the optimizer after the step, which holds the rate of the step.
 
@@ -82,9 +82,9 @@ def reported(
         values[NORM] = jnp.sqrt(sum(squares))
     if RATE in names:
         values[RATE] = learning_rate(opt_state)
-    if twice := [name for name in values if name in found]:
+    if twice := [name for name in values if name in averages]:
         raise ValueError(f"trainer: report has {twice[0]!r}, which is the name of a metric too")
     each_step_counts = jnp.float32(1)
-    return found | {
+    return averages | {
         name: Average(jnp.float32(value), each_step_counts) for name, value in values.items()
     }

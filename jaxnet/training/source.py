@@ -25,8 +25,8 @@ from jaxnet.training import placement, preemption
 from jaxnet.training.batching import Batching, rows_in
 from jaxnet.training.data_adapter import DataAdapter, PreparedData, is_stream
 from jaxnet.training.epoch import Position
-from jaxnet.training.look import look
 from jaxnet.training.objective import Average, added
+from jaxnet.training.objective_trace import trace_objective
 from jaxnet.training.train_state import TrainState, key_of, next_key
 from jaxnet.training.trainer import Trainer, driver, objectives_of, takes_mask
 
@@ -93,14 +93,14 @@ def resident_programs(
         else:
             order_key = key_of(key, train_state)
         order = batching.order(data, order_key if shuffle else None)
-        _, found, finite = jax.eval_shape(one_step, train_state, jnp.int32(0), data, order)
+        _, averages, finite = jax.eval_shape(one_step, train_state, jnp.int32(0), data, order)
 
         def zeros(leaf):
             return jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32))
 
         totals = Totals(
-            sums=jax.tree.map(zeros, found),
-            losses=jnp.zeros(len(order), found["loss"].mean.dtype),
+            sums=jax.tree.map(zeros, averages),
+            losses=jnp.zeros(len(order), averages["loss"].mean.dtype),
             finite=jnp.ones((len(order), *finite.shape), bool),
         )
         return train_state, (key, order, totals)
@@ -108,18 +108,18 @@ def resident_programs(
     def advance(train_state, data, totals, order, start, stop):
         def body(i, carry):
             train_state, before = carry
-            train_state, found, finite = one_step(train_state, i, data, order)
-            losses = before.losses.at[i].set(found["loss"].mean)
+            train_state, averages, finite = one_step(train_state, i, data, order)
+            losses = before.losses.at[i].set(averages["loss"].mean)
             finite = before.finite.at[i].set(finite)
-            return train_state, Totals(added(before.sums, found), losses, finite)
+            return train_state, Totals(added(before.sums, averages), losses, finite)
 
         return jax.lax.fori_loop(start, stop, body, (train_state, totals))
 
     key = "fit", "data", batching, shuffle
-    first = trainer._kept.programs.of(
+    first = trainer._cache.programs.of(
         ("begin", *key, shardings), lambda: placement.placed(begin, shardings)
     )
-    return first, driver(trainer._kept, key, advance, shardings, donate=(0, 2))
+    return first, driver(trainer._cache, key, advance, shardings, donate=(0, 2))
 
 
 def source_of(
@@ -168,7 +168,7 @@ class Resident:
         self, train_state: TrainState, position: Position, limit: int | None, bar: Any, pace: "Pace"
     ) -> tuple[TrainState, Totals | None, Position]:
         """Run at most `limit` steps, and no further than the end of the pass."""
-        key = None if position.key is None else _given(np.asarray(position.key, np.uint32))
+        key = None if position.key is None else _put_on_device(np.asarray(position.key, np.uint32))
         begin, advance = self.programs
         train_state, (key, order, totals) = begin(train_state, self.data, key)
         key = np.asarray(key)  # read before advance, whose outputs are available much later
@@ -177,7 +177,7 @@ class Resident:
         while done < last and not pace.stopped:
             stop = min(done + pace.steps, last)
             start = time.perf_counter()
-            span = _given((np.int32(done), np.int32(stop)))
+            span = _put_on_device((np.int32(done), np.int32(stop)))
             train_state, totals = advance(train_state, self.data, totals, order, *span)
             jax.block_until_ready(totals.losses)
             bar.update(stop - done)
@@ -191,7 +191,7 @@ class Resident:
         return train_state, totals, position
 
 
-def _given(numbers: Any) -> Any:
+def _put_on_device(numbers: Any) -> Any:
     """Put numbers on the device, which users may forbid to happen by itself.
 
     In several processes they stay as they are, which is the same in all of them.
@@ -278,11 +278,11 @@ class Batches:
                 self._compare_first(position.epoch, batch)
             position = position._replace(size=rows_in(batch))
             start = time.perf_counter()
-            train_state, found = self.step(train_state, batch, mask)
-            seen.append(found)
+            train_state, results = self.step(train_state, batch, mask)
+            seen.append(results)
             bar.update(1)
             if several and len(seen) >= next_agreement:
-                jax.block_until_ready(found)
+                jax.block_until_ready(results)
                 pace.took(1, time.perf_counter() - start)
                 next_agreement = len(seen) + pace.steps
             elif not several:
@@ -332,13 +332,15 @@ class Batches:
         train_state, shardings = placement.onto_mesh("fit", train_state, batch_shardings)
 
         def run(train_state, batch, mask):
-            train_state, *found = trainer.update(train_state, batch, mask)
-            return train_state, tuple(found)
+            train_state, *results = trainer.update(train_state, batch, mask)
+            return train_state, tuple(results)
 
-        self.step = driver(trainer._kept, ("fit from batches", "batch"), run, shardings)
+        self.step = driver(trainer._cache, ("fit from batches", "batch"), run, shardings)
         if takes_mask(trainer):
-            found = objectives_of(trainer)(train_state, batch)
-            self.masked = bool(found) and all(look(*each, batch).per_row for each in found)
+            objectives = objectives_of(trainer)(train_state, batch)
+            self.masked = bool(objectives) and all(
+                trace_objective(*each, batch).per_row for each in objectives
+            )
         return train_state
 
     def _mask(self, count: int, size: int) -> Any:
@@ -346,7 +348,7 @@ class Batches:
         if count == size and not self.masked:
             return None
         if count not in self.masks:
-            self.masks[count] = _given((np.arange(size) < count).astype(np.float32))
+            self.masks[count] = _put_on_device((np.arange(size) < count).astype(np.float32))
         return self.masks[count]
 
     def _explain_one_example(self, train_state: TrainState, batch: PyTree) -> None:
@@ -356,7 +358,7 @@ class Batches:
         self.explained = True
         try:
             for each in objectives_of(self.trainer)(train_state, batch):
-                look(*each, batch, train=True)
+                trace_objective(*each, batch, train=True)
         except ValueError as error:
             warn(
                 "fit: the last batch has one example, which is repeated to fill it, so its "
@@ -383,7 +385,7 @@ def _summed(steps: list[tuple[dict[str, Average], Any]]) -> Totals:
     averages, finite = zip(*steps, strict=True)
     zeros = jax.tree.map(np.zeros_like, averages[0])
     sums = functools.reduce(added, averages, zeros)
-    losses = np.array([found["loss"].mean for found in averages])
+    losses = np.array([each["loss"].mean for each in averages])
     return Totals(sums, losses, np.stack(finite))
 
 

@@ -93,8 +93,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     with suppress(AttributeError, TypeError, KeyError):
         written = stored.get("jaxnet")
         kinds = {"processes": int, "leaves": dict, "optimizer": str, "scalars": dict}
-        known = stored["format"] == FORMAT and stored["position"].keys() == set(Position._fields)
-        if known and all(isinstance(stored[name], kind) for name, kind in kinds.items()):
+        is_this_format = stored["format"] == FORMAT and stored["position"].keys() == set(
+            Position._fields
+        )
+        if is_this_format and all(isinstance(stored[name], kind) for name, kind in kinds.items()):
             return stored
     writer = f" ({written})" if isinstance(written, str) else ""
     raise ValueError(
@@ -114,15 +116,15 @@ def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
     Raises:
       ValueError: If arrays or states differ; the message names them.
     """
-    found = differences(in_words(like), stored["leaves"])
+    differing = differences(in_words(like), stored["leaves"])
     kinds = kinds_of(like.opt_state)
     had = stored["optimizer"]
-    if not found and had == kinds:
+    if not differing and had == kinds:
         return
     what = "model:"
-    if all(path.startswith("opt_state") for path in found):
+    if all(path.startswith("opt_state") for path in differing):
         what = f"optimizer: this train_state needs {kinds}, and it has {had}"
-    lines = [f"Checkpoints: {folder} is of another {what}", *as_lines(found, most=8)]
+    lines = [f"Checkpoints: {folder} is of another {what}", *as_lines(differing, most=8)]
     raise ValueError("\n".join([*lines, "Name another folder for this one"]))
 
 
@@ -151,9 +153,9 @@ def position_from_json(stored: dict[str, Any]) -> Position:
       ValueError: If each process had its own position in the data, and there are more or fewer now.
     """
     *numbers, key, loaders, run = (stored["position"][name] for name in Position._fields)
-    known = all(isinstance(number, int) and number >= 0 for number in numbers)
-    known = known and isinstance(loaders, list) and len(loaders) == stored["processes"]
-    if not known:
+    is_valid = all(isinstance(number, int) and number >= 0 for number in numbers)
+    is_valid = is_valid and isinstance(loaders, list) and len(loaders) == stored["processes"]
+    if not is_valid:
         raise OSError(f"its position is {stored['position']!r:.200}")
     before = stored["processes"]
     now = jax.process_count()
@@ -203,19 +205,19 @@ def by_first(find: Callable[[], Any]) -> Any:
     """
     if jax.process_count() == 1:
         return find()
-    found = error = None
+    result = error = None
     if jax.process_index() == 0:
         try:
-            found = find()
+            result = find()
         except (OSError, ValueError) as raised:
             error = raised
-    text = json.dumps([found, error and isinstance(error, ValueError), str(error)])
-    found, invalid, words = json.loads(of_all_processes(text)[0] or "")
+    text = json.dumps([result, error and isinstance(error, ValueError), str(error)])
+    result, invalid, words = json.loads(of_all_processes(text)[0] or "")
     if error is not None:
         raise error
     if invalid is not None:
         raise ValueError(words) if invalid else OSError(words)
-    return found
+    return result
 
 
 def of_all_processes(text: str | None) -> list[str | None]:

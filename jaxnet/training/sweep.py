@@ -27,9 +27,9 @@ from jaxnet.training.batching import Batching, rows_in
 from jaxnet.training.checkpoints import best_mode
 from jaxnet.training.data_adapter import DataAdapter, PreparedData, data_on_device
 from jaxnet.training.evaluate import loss_first, measure, predict
-from jaxnet.training.look import attempt, rows_are_in_order
 from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import Supervised, mean_of
+from jaxnet.training.objective_trace import rows_are_in_order, trace_or_none
 from jaxnet.training.placement import shardings_of
 from jaxnet.training.source import resident_programs
 from jaxnet.training.train_state import TrainState, only, without_weak_types
@@ -117,7 +117,7 @@ class Sweep(NamedTuple):
         if values is None or metric not in values:
             names = ", ".join(sorted(values)) if values else "no metrics"
             raise KeyError(f"Sweep.rows: {part!r} has no metric {metric!r}; it has {names}")
-        curves = [found[metric] for found in parts.values() if found and metric in found]
+        curves = [metrics[metric] for metrics in parts.values() if metrics and metric in metrics]
         is_fraction = metric != "loss" and all(map(_in_unit, curves))
         rows = []
         for setting, last in zip(self.settings, values[metric][..., -1], strict=True):
@@ -239,19 +239,19 @@ def sweep(
       >>> loss = optax.softmax_cross_entropy_with_integer_labels
       >>> objective = jn.supervised(jn.dense(2), loss)
       >>> grid = {"learning_rate": [0.1, 1.0]}
-      >>> found = jn.sweep(objective, optax.sgd, (x, y), epochs=9, grid=grid)
-      >>> print(found.table())
+      >>> result = jn.sweep(objective, optax.sgd, (x, y), epochs=9, grid=grid)
+      >>> print(result.table())
       learning_rate           train loss (95%)
       ────────────────────────────────────────
                 0.1  0.7396 (0.5668 to 0.9124)
                   1  0.2510 (0.2186 to 0.2834)
       5 seeds each, ... s in all
-      >>> best = found.member(found.best(), 0)  # the train state of its first seed
+      >>> best = result.member(result.best(), 0)  # the train state of its first seed
 
       Cross-validation:
 
-      >>> found = jn.sweep(objective, optax.sgd, (x, y), epochs=9, grid=grid, folds=2)
-      >>> found.outputs[found.best()].shape  # of each example, from the run that left it out
+      >>> result = jn.sweep(objective, optax.sgd, (x, y), epochs=9, grid=grid, folds=2)
+      >>> result.outputs[result.best()].shape  # of each example, from the run that left it out
       (4, 2)
     """
     began = time.perf_counter()
@@ -278,15 +278,15 @@ def sweep(
         progress=progress,
     )
     if folds is not None:
-        found = _cross_validated(runs, data)
+        result = _cross_validated(runs, data)
     else:
         test = (
             None
             if evaluate is None
             else data_on_device(evaluate, "sweep: evaluate", items, finite=own_data)
         )
-        found = runs.train(data, test, own_data)
-    return found._replace(seconds=time.perf_counter() - began)
+        result = runs.train(data, test, own_data)
+    return result._replace(seconds=time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
@@ -322,15 +322,15 @@ class _Runs:
         label = f"{len(self.settings)} settings x {len(self.seeds)} seeds"
         with progress_bar(self.epochs, label, self.progress) as bar:
             for _ in range(self.epochs):
-                train_state, found = epoch(train_state, data, test)
-                means.append(jax.device_get(found))
+                train_state, epoch_means = epoch(train_state, data, test)
+                means.append(jax.device_get(epoch_means))
                 bar.update(1)
         curves = jax.tree.map(lambda *each: np.stack(each, -1), *means)
         trained, *tested = map(loss_first, curves)
         evaluation = tested[0] if tested else None
         return Sweep(self.settings, self.seeds, train_state, trained, evaluation, seconds=math.nan)
 
-    def _made(self, setting: Mapping[str, Any]) -> optax.GradientTransformation:
+    def _make_optimizer(self, setting: Mapping[str, Any]) -> optax.GradientTransformation:
         """Return the optimizer of a setting, whose numbers are part of its state."""
         if not setting:
             return self.optimizer()
@@ -340,7 +340,7 @@ class _Runs:
         self, batch: PyTree, data: PyTree, test: PyTree, own_data: bool
     ) -> tuple[Callable, Batching]:
         """Return the program of an epoch of all runs, and how their data become batches."""
-        trainer = make_trainer(self.objective, self._made(self.settings[0]))
+        trainer = make_trainer(self.objective, self._make_optimizer(self.settings[0]))
         first = jax.eval_shape(trainer.init, jax.random.key(0), batch)
         prepare = functools.partial(_prepared, self.objective, first, own_data)
         prepared = prepare("sweep: data", data, self.batch_size, train=True, shuffle=self.shuffle)
@@ -382,7 +382,7 @@ class _Runs:
         """Return the state of the optimizer of each run, (settings, seeds, ...)."""
 
         def start(values, params):
-            return without_weak_types(self._made(values).init(floats_of(params)))
+            return without_weak_types(self._make_optimizer(values).init(floats_of(params)))
 
         values = {}
         for name in self.settings[0]:
@@ -418,8 +418,8 @@ def _without_hyperparams(opt_state: PyTree) -> PyTree:
 
 def _check_axes(data: PyTree, test: PyTree, params: PyTree, seeds: int, own_data: bool) -> None:
     """Raise unless the params, and data of one seed each, have a leading axis of seeds."""
-    own = {"data": data, "evaluate": test} if own_data else {}
-    for what, tree in (own | {"params": params}).items():
+    per_seed = {"data": data, "evaluate": test} if own_data else {}
+    for what, tree in (per_seed | {"params": params}).items():
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(tree)}
         if sizes - {(seeds,)}:
             raise ValueError(
@@ -430,7 +430,7 @@ def _check_axes(data: PyTree, test: PyTree, params: PyTree, seeds: int, own_data
             f"sweep: evaluate must have the axes of data, seeds and examples first, got "
             f"{describe(test)} for data {describe(data)}"
         )
-    for what, tree in own.items():
+    for what, tree in per_seed.items():
         counts = {leaf.shape[1:2] for leaf in jax.tree.leaves(tree)}
         if len(counts) > 1 or () in counts:
             raise ValueError(
@@ -497,8 +497,8 @@ def _epoch_of_run(
         train_state, totals = advance(train_state, data, totals, order, *span)
         sums = [totals.sums]
         if measure_run is not None:
-            given = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
-            tested, _ = measure_run(*given)
+            arguments = train_state.params, train_state.state, test, jax.random.key(0), jnp.int32(0)
+            tested, _ = measure_run(*arguments)
             sums.append(tested)
         return train_state, [means_of(each) for each in sums]
 
@@ -532,11 +532,11 @@ def _cross_validated(runs: _Runs, data: PyTree) -> Sweep:
         rest.append(others[: count - most])
     held = [part[:least] for part in parts]
     train, test = _take(data, np.stack(rest)), _take(data, np.stack(held))
-    found = runs.train(train, test, own_data=True)._replace(folds=folds)
+    result = runs.train(train, test, own_data=True)._replace(folds=folds)
     if not isinstance(runs.objective.inside, Supervised):
-        return found
+        return result
     net = runs.objective.inside.net
-    return found._replace(outputs=_outputs_of_folds(found, net, data, parts, runs.batch_size))
+    return result._replace(outputs=_outputs_of_folds(result, net, data, parts, runs.batch_size))
 
 
 def _take(data: PyTree, rows: np.ndarray) -> PyTree:
@@ -545,16 +545,16 @@ def _take(data: PyTree, rows: np.ndarray) -> PyTree:
 
 
 def _outputs_of_folds(
-    found: Sweep, net: Layer, data: PyTree, parts: list[np.ndarray], batch_size: int
+    result: Sweep, net: Layer, data: PyTree, parts: list[np.ndarray], batch_size: int
 ) -> PyTree:
     """Return the outputs of a net for each example, from the runs that did not train on it."""
     back = np.argsort(np.concatenate(parts))  # from the order of the folds to that of the data
     most = len(parts[0])
     by_setting = []
-    for i in range(len(found.settings)):
+    for i in range(len(result.settings)):
         by_fold = []
         for fold, part in enumerate(parts):
-            run = found.member(i, fold)
+            run = result.member(i, fold)
             x, _ = _take(data, np.resize(part, most))  # of one size, so that one program serves all
             y = predict(net, run.params, run.state, x, batch_size=batch_size)
             by_fold.append(jax.tree.map(lambda leaf, n=len(part): leaf[:n], y))
@@ -564,7 +564,7 @@ def _outputs_of_folds(
 
 def _check_independent(objective: Layer, data: PyTree, size: int) -> None:
     """Raise if rows continue each other, which those of a random fold do not."""
-    first = attempt(jax.eval_shape, objective.init, key_spec(), _specs(data, size))
+    first = trace_or_none(jax.eval_shape, objective.init, key_spec(), _specs(data, size))
     if first is None:
         return
     _, state = first
@@ -616,10 +616,10 @@ def _seeds(seeds: Any) -> list[int]:
 def _seeds_of_folds(folds: Any, seeds: Any, data: PyTree) -> list[int]:
     """Return a seed for each fold."""
     checks.between("sweep", "folds", folds, 2, rows_in(data))
-    found = list(range(folds)) if isinstance(seeds, int) else _seeds(seeds)
-    if len(found) != folds:
-        raise ValueError(f"sweep: folds={folds} needs a seed for each, got {len(found)} seeds")
-    return found
+    fold_seeds = list(range(folds)) if isinstance(seeds, int) else _seeds(seeds)
+    if len(fold_seeds) != folds:
+        raise ValueError(f"sweep: folds={folds} needs a seed for each, got {len(fold_seeds)} seeds")
+    return fold_seeds
 
 
 def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:

@@ -12,8 +12,8 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.services.checks import WrongValues, known
 from jaxnet.services.trees import PyTree, flat, is_float, key_spec, memo_of, shapes_of
 from jaxnet.services.warn import warn
-from jaxnet.training.look import attempt, look
 from jaxnet.training.objective import Supervised, supervised_in
+from jaxnet.training.objective_trace import trace_objective, trace_or_none
 
 
 def check_targets(
@@ -58,18 +58,18 @@ def check_targets(
     check_bytes(parts.net if parts else objective, inputs, who)
     leaves, structure = jax.tree.flatten(targets)
     if accepted is not None:
-        found = list(map(_integers, leaves))
-        if accepted and all(map(frozenset.issuperset, accepted, found)):
+        integers = list(map(_integers, leaves))
+        if accepted and all(map(frozenset.issuperset, accepted, integers)):
             return
-        before = accepted or [frozenset()] * len(found)
-        accepted[:] = [a | b for a, b in zip(before, found, strict=True)]
+        before = accepted or [frozenset()] * len(integers)
+        accepted[:] = [a | b for a, b in zip(before, integers, strict=True)]
     values = [_values(leaf, alone=len(leaves) == 1) for leaf in leaves]
 
     def run(params, state, x, targets, key):
-        given = [t if v is None else v for v, t in zip(values, targets, strict=True)]
-        batch = batch_of(x, jax.tree.unflatten(structure, given))
-        found, _ = objective.apply(params, state, batch, key=key, train=train)
-        return found
+        target_leaves = [t if v is None else v for v, t in zip(values, targets, strict=True)]
+        batch = batch_of(x, jax.tree.unflatten(structure, target_leaves))
+        output, _ = objective.apply(params, state, batch, key=key, train=train)
+        return output
 
     def trace(state):
         return jax.eval_shape(run, *shapes_of((params, state, x, leaves)), key_spec())
@@ -79,8 +79,8 @@ def check_targets(
         return trace(fresh)
 
     try:
-        if attempt(trace, state) is None:
-            attempt(trace_afresh)
+        if trace_or_none(trace, state) is None:
+            trace_or_none(trace_afresh)
     except WrongValues as error:
         error.add_note(f"{who} looked at the targets first: nothing was computed with them")
         raise
@@ -137,8 +137,8 @@ def _values(leaf: Any, alone: bool) -> Any:
 
 def _integers(leaf: Any) -> frozenset[int]:
     """Return the integers in an array; none if it holds other numbers."""
-    here = getattr(leaf, "is_fully_addressable", True)
-    if not (here and leaf.size and jnp.issubdtype(leaf.dtype, jnp.integer)):
+    is_addressable = getattr(leaf, "is_fully_addressable", True)
+    if not (is_addressable and leaf.size and jnp.issubdtype(leaf.dtype, jnp.integer)):
         return frozenset()
     values = np.asarray(leaf, np.int64).ravel()
     low = values.min()
@@ -155,7 +155,7 @@ def check_metrics(who: str, objective: Layer, params, state, batch: PyTree) -> N
     parts = supervised_in(objective)
     if parts and not parts.metrics:
         return
-    values = attempt(lambda: look(objective, params, state, batch).values)
+    values = trace_or_none(lambda: trace_objective(objective, params, state, batch).values)
     shaped = isinstance(values, tuple) and isinstance(values[-1], dict)  # or the step says why not
     if not shaped or (parts is None and getattr(values[0], "shape", None) == ()):
         return

@@ -38,9 +38,9 @@ class TrainState(NamedTuple):
         if is_spent(self):
             return "TrainState(used up by a step; continue with the one that the step returned)"
         traced = checks.is_traced(self.step)
-        known = isinstance(self.step, jax.Array | np.ndarray | int) and not traced
+        has_value = isinstance(self.step, jax.Array | np.ndarray | int) and not traced
         with explain_reuse():
-            parts = [f"step={self.step if known else type(self.step).__name__}"]
+            parts = [f"step={self.step if has_value else type(self.step).__name__}"]
         for name in ("params", "state", "opt_state"):
             leaves = jax.tree.leaves(getattr(self, name))
             parts.append(f"{name}: {sum(map(np.size, leaves)):,} in {len(leaves)} arrays")
@@ -184,12 +184,12 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
       ((), (2,))
     """
     key = train_state.key
-    here = step_key(train_state)
+    current = step_key(train_state)
     if checks.is_key(key):
         advanced, _ = jax.random.split(key)
     else:
         advanced = key + _last(key)
-    return train_state._replace(key=advanced), here
+    return train_state._replace(key=advanced), current
 
 
 def _last(key: jax.Array) -> np.ndarray:

@@ -16,9 +16,9 @@ from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import function_name
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of
 from jaxnet.training.interrupts import uninterrupted
-from jaxnet.training.look import attempt, check_captured, look
 from jaxnet.training.loss_scale import started
 from jaxnet.training.objective import Average, hint_of_batch
+from jaxnet.training.objective_trace import check_captured, trace_objective, trace_or_none
 from jaxnet.training.placement import Where, check_processes, is_named, placed, shardings_of
 from jaxnet.training.report import RATE, check_report, learning_rate
 from jaxnet.training.targets import check_targets
@@ -30,7 +30,7 @@ Metrics = dict[str, jax.Array]
 
 
 @dataclass(frozen=True)
-class Kept:
+class TrainerCache:
     """What a trainer keeps between calls: who warns about its programs, and the programs."""
 
     watcher: Watcher = field(default_factory=Watcher)
@@ -61,14 +61,14 @@ class Trainer:
     update: Callable[..., tuple[TrainState, dict[str, Average], jax.Array]] = None  # type: ignore
     objective: Any = None
     optimizer: optax.GradientTransformation | None = None
-    _kept: Kept = field(default_factory=Kept)
+    _cache: TrainerCache = field(default_factory=TrainerCache)
     _parts: dict[str, "Trainer"] = field(default_factory=dict)  # that `jn.alternate` makes one
     _objectives: Objectives | None = None  # of these parts
 
     def __post_init__(self) -> None:
         if self.update is None:
             object.__setattr__(self, "update", _update_by(self.step))
-            object.__setattr__(self, "_kept", Kept(programs=Memo((self.init, self.step))))
+            object.__setattr__(self, "_cache", TrainerCache(programs=Memo((self.init, self.step))))
 
     def __repr__(self) -> str:
         return f"Trainer({self.objective!r})"
@@ -111,8 +111,8 @@ def _update_by(step: Callable) -> Callable:
                 "fit: the step of the trainer must return (train_state, metrics), and metrics must "
                 f"be a dict with one number as its 'loss', got {got:.100}"
             )
-        found = {name: Average(value, jnp.float32(1)) for name, value in metrics.items()}
-        return train_state, found, jnp.ones(0, bool)
+        averages = {name: Average(value, jnp.float32(1)) for name, value in metrics.items()}
+        return train_state, averages, jnp.ones(0, bool)
 
     return update
 
@@ -213,7 +213,7 @@ def trainer(
     checks.within("trainer", "loss_scale", loss_scale, "(0, inf)", optional=True)
     report = check_report(report)
     optimizer = optax.with_extra_args_support(optimizer)
-    kept = Kept(Watcher(shapes), Memo((objective, optimizer)))
+    cache = TrainerCache(Watcher(shapes), Memo((objective, optimizer)))
     # Eager zeros would compile for each shape.
     start = jax.jit(lambda params: without_weak_types(optimizer.init(floats_of(params))))
 
@@ -224,7 +224,7 @@ def trainer(
             specs = _specs(batch)
             drawn, state = without_weak_types(objective.init(child_key(key, "init"), specs))
         filled = drawn if params is None else _filled("params", drawn, params)
-        seen = attempt(look, objective, filled, state, specs)
+        seen = trace_or_none(trace_objective, objective, filled, state, specs)
         check_captured(objective, filled, seen)
         opt_state = start(filled)
         if RATE in report:
@@ -239,15 +239,17 @@ def trainer(
             key=as_stored(child_key(key, "train")),
         )
 
-    update = Update(objective, optimizer, accumulate, loss_scale, kept.watcher, report)
-    step = step_of(update, objective, kept, donate)
-    return Trainer(init, step, update=update, objective=objective, optimizer=optimizer, _kept=kept)
+    update = Update(objective, optimizer, accumulate, loss_scale, cache.watcher, report)
+    step = step_of(update, objective, cache, donate)
+    return Trainer(
+        init, step, update=update, objective=objective, optimizer=optimizer, _cache=cache
+    )
 
 
 def step_of(
     update: Callable,
     objective: Layer | None,
-    kept: Kept,
+    cache: TrainerCache,
     donate: bool = True,
     objectives: Objectives | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
@@ -256,15 +258,15 @@ def step_of(
     Args:
       update: Function `(train_state, batch) -> (train_state, averages, finite)`.
       objective: Objective whose loss is watched; None if there are several.
-      kept: What the trainer keeps.
+      cache: What the trainer keeps.
       donate: Whether the memory of the train_state is reused.
       objectives: Objectives whose targets are checked; by default `objective` alone.
     """
     objectives = objectives or only(objective)
 
     def pure_step(train_state, batch):
-        after, found, _ = update(train_state, batch)  # unused results are not computed
-        return after, {name: average.mean for name, average in found.items()}
+        after, averages, _ = update(train_state, batch)  # unused results are not computed
+        return after, {name: average.mean for name, average in averages.items()}
 
     def one_step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         # Not the whole train_state, since flattening it costs microseconds. If only state or
@@ -273,16 +275,16 @@ def step_of(
             return pure_step(train_state, batch)
         batch = checks.all_native(batch, "step")
         with explain_reuse(train_state):
-            if "step" not in kept.watcher.traces:  # later batches are taken to be like the first
+            if "step" not in cache.watcher.traces:  # later batches are taken to be like the first
                 for each in objectives(train_state, batch):
                     check_targets(*each, batch, "step", train=True)
             # One check suffices, since a train_state is on a mesh as a whole; flattening costs
             # microseconds.
             shardings = shardings_of(train_state) if is_named(train_state.step) else None
             check_processes("step", train_state, batch)
-            run = driver(kept, ("step", "batch"), pure_step, shardings, (0,) * donate)
+            run = driver(cache, ("step", "batch"), pure_step, shardings, (0,) * donate)
             after, metrics = run(train_state, batch)
-        kept.watcher.stepped(after, metrics["loss"], objective)
+        cache.watcher.stepped(after, metrics["loss"], objective)
         return after, metrics
 
     def step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -292,12 +294,12 @@ def step_of(
 
 
 def driver(
-    kept: Kept, key: tuple, run: Callable, shardings: Where, donate: tuple = (0,)
+    cache: TrainerCache, key: tuple, run: Callable, shardings: Where, donate: tuple = (0,)
 ) -> Callable:
     """Return the program of one update or more, compiled once; the train_state keeps its shardings.
 
     Args:
-      kept: What the trainer keeps: its programs and this one, and the watcher of each trace.
+      cache: What the trainer keeps: its programs and this one, and the watcher of each trace.
       key: Name of the program, name of its second argument, and all that the program depends on.
       run: Function `(train_state, data, ...) -> (train_state, results)`.
       shardings: Shardings of the train_state.
@@ -309,44 +311,44 @@ def driver(
 
         @functools.wraps(run)
         def watched(train_state, data, *rest):
-            kept.watcher.traced(name, (key, shardings), train_state=train_state, **{what: data})
+            cache.watcher.traced(name, (key, shardings), train_state=train_state, **{what: data})
             return run(train_state, data, *rest)
 
         return placed(watched, shardings, donate_argnums=donate)
 
-    return kept.programs.of((*key, shardings), make)
+    return cache.programs.of((*key, shardings), make)
 
 
-def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
+def _filled(path: str, drawn: PyTree, passed: PyTree) -> PyTree:
     """Return a copy of the given values, and of the initial values if none are given."""
     if isinstance(drawn, dict):
-        if not isinstance(given, dict):
+        if not isinstance(passed, dict):
             raise TypeError(
                 f"trainer.init: {path} must be a dict with entries among {', '.join(drawn)}, got "
-                f"{describe(given)}"
+                f"{describe(passed)}"
             )
-        unknown = [str(name) for name in given if name not in drawn]
+        unknown = [str(name) for name in passed if name not in drawn]
         if unknown:
             raise ValueError(
                 f"trainer.init: {path} has unknown entries: {', '.join(unknown)}. The net has "
                 f"{', '.join(drawn)}"
             )
         filled = dict(drawn)
-        for name, entry in given.items():
+        for name, entry in passed.items():
             filled[name] = _filled(f"{path}/{name}", drawn[name], entry)
         return filled
-    if not isinstance(given, jax.Array | np.ndarray):
+    if not isinstance(passed, jax.Array | np.ndarray):
         raise TypeError(
-            f"trainer.init: {path} must be an array {describe(drawn)}, got {describe(given)}"
+            f"trainer.init: {path} must be an array {describe(drawn)}, got {describe(passed)}"
         )
-    floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (drawn, given))
-    if given.shape != drawn.shape or not (floats or given.dtype == drawn.dtype):
+    floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (drawn, passed))
+    if passed.shape != drawn.shape or not (floats or passed.dtype == drawn.dtype):
         raise ValueError(
-            f"trainer.init: {path} must be {describe(drawn)}, got {describe(given)}. Leave out "
+            f"trainer.init: {path} must be {describe(drawn)}, got {describe(passed)}. Leave out "
             "the entries that should be initialized"
         )
     # Copied, since a step donates its arrays.
-    return jnp.array(checks.all_native(given, "trainer.init"), drawn.dtype)
+    return jnp.array(checks.all_native(passed, "trainer.init"), drawn.dtype)
 
 
 def _check(objective: Any, optimizer: Any) -> None:

@@ -13,9 +13,9 @@ from jaxnet.services.trees import PyTree, floats_of, with_floats
 from jaxnet.training.accumulate import accumulated
 from jaxnet.training.averages import check_last
 from jaxnet.training.batching import rows_in
-from jaxnet.training.look import rows_are_in_order
-from jaxnet.training.loss_scale import scaled, settled, unscaled, unwrapped
+from jaxnet.training.loss_scale import scaled, skip_if_overflowed, unscaled, unwrapped
 from jaxnet.training.objective import Average, averaged
+from jaxnet.training.objective_trace import rows_are_in_order
 from jaxnet.training.report import reported
 from jaxnet.training.targets import check_metrics
 from jaxnet.training.train_state import TrainState, step_key
@@ -64,23 +64,23 @@ class Update:
 
         def loss(floats, state=train_state.state, batch=batch, mask=mask, key=key):
             params = with_floats(train_state.params, floats)
-            found, after = averaged(self.objective, params, state, batch, mask, key, train=True)
+            averages, after = averaged(self.objective, params, state, batch, mask, key, train=True)
             self.watcher.updated(state, after)
-            return scaled(found["loss"].mean, scaling), (after, found)
+            return scaled(averages["loss"].mean, scaling), (after, averages)
 
         gradient, mean_loss = self._functions(loss, train_state, batch, mask, key)
-        (_, (state, found)), grads = gradient(floats)
+        (_, (state, averages)), grads = gradient(floats)
         # The direction of ascent, which optax expects; JAX's gradient is its conjugate.
         grads = unscaled(jax.tree.map(jnp.conj, grads), scaling)
-        extra = {"value": found["loss"].mean, "grad": grads, "value_fn": mean_loss}
+        extra = {"value": averages["loss"].mean, "grad": grads, "value_fn": mean_loss}
         with jax.named_scope("optimizer"):
             updates, opt_state = _updates(self.optimizer, grads, opt_state, floats, extra)
             params = with_floats(train_state.params, optax.apply_updates(floats, updates))
         finite = _finite(with_floats(train_state.params, grads))
-        found = reported(self.report, found, grads, opt_state)
+        averages = reported(self.report, averages, grads, opt_state)
         step = train_state.step + 1
         after = train_state._replace(step=step, params=params, state=state, opt_state=opt_state)
-        return settled(self.loss_scale, train_state, after, finite), found, finite
+        return skip_if_overflowed(self.loss_scale, train_state, after, finite), averages, finite
 
     def _functions(
         self, loss: Callable, train_state: TrainState, batch: PyTree, mask: Any, key: jax.Array
@@ -97,10 +97,10 @@ class Update:
 
         def mean_loss(floats):
             if self.accumulate == 1:
-                _, (_, found) = loss(floats)
+                _, (_, averages) = loss(floats)
             else:
-                (_, (_, found)), _ = gradient(floats)
-            return found["loss"].mean
+                (_, (_, averages)), _ = gradient(floats)
+            return averages["loss"].mean
 
         return gradient, mean_loss
 
@@ -119,11 +119,11 @@ class Update:
         fresh = jax.eval_shape(self.optimizer.init, floats)
         check_last(fresh)
         needed = jax.tree.structure(fresh)
-        given = jax.tree.structure(opt_state)
-        if given != needed:
+        structure = jax.tree.structure(opt_state)
+        if structure != needed:
             raise ValueError(
                 "step: opt_state belongs to another optimizer; initialize with this trainer: "
-                f"trainer.init(key, batch)\n  expected {needed}\n  got      {given}"
+                f"trainer.init(key, batch)\n  expected {needed}\n  got      {structure}"
             )
 
 
@@ -141,10 +141,10 @@ def _updates(optimizer: Any, grads: PyTree, opt_state: PyTree, params: PyTree, e
     try:
         return optimizer.update(grads, opt_state, params, **extra)
     except TypeError as error:
-        taken = {n: v for n, v in extra.items() if f"keyword argument '{n}'" not in str(error)}
-        if taken == extra:
+        accepted = {n: v for n, v in extra.items() if f"keyword argument '{n}'" not in str(error)}
+        if accepted == extra:
             raise
-        return _updates(optimizer, grads, opt_state, params, taken)
+        return _updates(optimizer, grads, opt_state, params, accepted)
     except AttributeError as error:
         raise TypeError(
             f"trainer: the optimizer does not take a dict of params ({error}). optax.lookahead "

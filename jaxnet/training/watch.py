@@ -193,7 +193,7 @@ def warn_below(objective: Layer | None, losses: np.ndarray) -> bool:
     their targets.
     """
     parts = supervised_in(objective)
-    checked = parts is None or parts.own or parts.penalty is not None
+    checked = parts is None or parts.checks_targets or parts.penalty is not None
     below = not checked and losses.min() < -1e-3  # more than rounding
     if below:
         warn(

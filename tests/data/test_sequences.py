@@ -166,7 +166,7 @@ def test_fit_compiles_once_a_shape_and_says_nothing():
     trainer, train_state = started(net, next(iter(batches)), shapes=batches.shapes)
     for epoch in jn.fit(trainer, train_state, batches, epochs=3):  # warnings are errors
         assert len(epoch.losses) == len(batches) == 6
-    assert len(trainer._kept.watcher.traces["fit from batches"]) == batches.shapes == 2
+    assert len(trainer._cache.watcher.traces["fit from batches"]) == batches.shapes == 2
 
 
 # Windows.

@@ -58,7 +58,7 @@ def test_healthy():
     ElementTree.fromstring(report._repr_html_())
     after, _ = trainer.step(train_state, BATCH)  # nothing is used up
     assert int(after.step) == 4
-    (traces,) = trainer._kept.watcher.traces.values()
+    (traces,) = trainer._cache.watcher.traces.values()
     assert len(traces) == 1
 
 

@@ -44,4 +44,4 @@ def test_a_shuffled_order_begins_again():
 
 def test_few_rows_are_one_batch():
     assert batching_of("fit", X, 64) == Batching(7)
-    assert [len(part) for part in Batching(3).whole_and_rest(X)] == [6, 1]
+    assert [len(part) for part in Batching(3).full_batches_and_rest(X)] == [6, 1]

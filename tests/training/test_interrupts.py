@@ -74,7 +74,7 @@ def test_a_signal_after_the_donation_waits_for_the_next_step(trainer, train_stat
     def interrupt(*_):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(trainer._kept.watcher, "stepped", interrupt)
+    monkeypatch.setattr(trainer._cache.watcher, "stepped", interrupt)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             train_state, _ = trainer.step(train_state, DATA)
@@ -105,7 +105,7 @@ def test_a_handler_of_the_user_is_called_as_late(trainer, train_state, monkeypat
     called = []
     before = signal.signal(signal.SIGINT, lambda *_: called.append(1))
     try:
-        monkeypatch.setattr(trainer._kept.watcher, "stepped", lambda *_: os.kill(os.getpid(), 2))
+        monkeypatch.setattr(trainer._cache.watcher, "stepped", lambda *_: os.kill(os.getpid(), 2))
         train_state, _ = trainer.step(train_state, DATA)
         assert not called
         trainer.step(train_state, DATA)

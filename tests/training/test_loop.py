@@ -42,7 +42,7 @@ def test_every_example_once_an_epoch(size, chunk):
             np.testing.assert_allclose(epoch.train[f"is {i}"], 1 / 11, rtol=1e-5)
         np.testing.assert_allclose(epoch.train["mean"], 5.0, rtol=1e-6)  # weighted by the mask
         assert epoch.losses.shape == (-(-11 // size),)
-    assert len(trainer._kept.watcher.traces["fit"]) == 1
+    assert len(trainer._cache.watcher.traces["fit"]) == 1
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_a_trainer_of_ones_own_is_driven_by_its_step():
     mine = jn.Trainer(init, step)
     *_, epoch = jn.fit(mine, init(KEY, None), jnp.ones(8), epochs=3, batch_size=4)
     assert float(epoch.train_state.params["n"]) == 24
-    assert None not in (mine.update, mine._kept.watcher, mine._kept.programs)
+    assert None not in (mine.update, mine._cache.watcher, mine._cache.programs)
     assert mine.objective is None
 
 

@@ -127,7 +127,7 @@ def compiled(monkeypatch):
         return call
 
     monkeypatch.setattr(memory.jax, "jit", watched)
-    monkeypatch.setattr(memory, "_kept", True)
+    monkeypatch.setattr(memory, "_keeps_memory", True)
     folder = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     yield found
@@ -185,7 +185,7 @@ def test_programs_without_kept_memory_or_for_a_folder_are_not_divided(
     compiled, monkeypatch, tmp_path, kept
 ):
     """JAX would warn that it cannot write one with several temporary arrays, and compile again."""
-    monkeypatch.setattr(memory, "_kept", kept)
+    monkeypatch.setattr(memory, "_keeps_memory", kept)
     if kept:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     assert memory.jit(jnp.sin)(0.0) == 0

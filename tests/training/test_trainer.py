@@ -47,7 +47,7 @@ def test_a_copy_of_a_used_trainer_trains_alike(copied, tmp_path):
     train_state, _ = trainer.step(train_state, data())
     again, checkpoints = copied((trainer, jn.Checkpoints(tmp_path)))
     assert traced(trainer.step, train_state, data()) == traced(again.step, train_state, data())
-    assert not again._kept.watcher.traces  # so it does not warn of a second compilation
+    assert not again._cache.watcher.traces  # so it does not warn of a second compilation
     assert checkpoints.newest(train_state)[0] is train_state
 
 
@@ -116,11 +116,11 @@ def test_compiled_once_and_a_second_time_told_with_the_leaf():
     trainer, train_state = build(jn.dense(2))
     for seed in range(4):
         train_state, _ = trainer.step(train_state, data(seed=seed))
-    assert len(trainer._kept.watcher.traces["step"]) == 1
+    assert len(trainer._cache.watcher.traces["step"]) == 1
     words = r"batch/0: float32\[6,3\] -> float32\[5,3\]; batch/1: int32"
     with pytest.warns(UserWarning, match=words):
         trainer.step(train_state, data(5))
-    assert len(trainer._kept.watcher.traces["step"]) == 2
+    assert len(trainer._cache.watcher.traces["step"]) == 2
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_shapes_that_are_meant_are_not_told():
     trainer, train_state = started(jn.dense(2), data(), shapes=3)
     for n in (6, 5, 4, 6, 5):  # warnings are errors here
         train_state, _ = trainer.step(train_state, data(n))
-    assert len(trainer._kept.watcher.traces["step"]) == 3
+    assert len(trainer._cache.watcher.traces["step"]) == 3
     with pytest.warns(UserWarning, match=r"number 4.*float32\[3,3\].*shapes=n"):
         train_state, _ = trainer.step(train_state, data(3))
     with pytest.raises(ValueError, match="shapes must be at least 1, got 0"):
@@ -265,7 +265,7 @@ def test_weak_types_do_not_compile_twice():
     assert not train_state.params["w"].weak_type
     for _ in range(3):  # a second compilation would warn, and warnings are errors
         train_state, _ = trainer.step(train_state, data())
-    assert len(trainer._kept.watcher.traces["step"]) == 1
+    assert len(trainer._cache.watcher.traces["step"]) == 1
 
 
 def test_inputs_in_a_tuple():

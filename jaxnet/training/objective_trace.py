@@ -1,4 +1,4 @@
-"""A look at an objective: it is traced with shapes, once for each, before anything is computed.
+"""The trace of an objective: made with shapes, once for each, before anything is computed.
 
 It shows the form of the values, what is computed in float16, and arrays that the function of the
 objective captures: they look like weights, and nothing trains them.
@@ -27,7 +27,7 @@ from jaxnet.training.objective import hint_of_batch
 from jaxnet.transforms.stream import batch_axes
 
 
-class Look(NamedTuple):
+class ObjectiveTrace(NamedTuple):
     """What a trace of an objective shows, apart from its state.
 
     Fields:
@@ -49,7 +49,7 @@ class Look(NamedTuple):
 
         Example:
           >>> net, x = jn.cast(jn.dense(2), jnp.float16), jnp.ones((5, 3))
-          >>> look(net, *net.init(jax.random.key(0), x), x).uses_float16
+          >>> trace_objective(net, *net.init(jax.random.key(0), x), x).uses_float16
           True
         """
         jaxpr = self.program.jaxpr
@@ -59,39 +59,39 @@ class Look(NamedTuple):
         return any(array.dtype == jnp.float16 for array in arrays_behind(jaxpr, are_losses))
 
 
-def look(
+def trace_objective(
     objective: Layer, params: Params, state: State, batch: Any, *, train: bool = False
-) -> Look:
+) -> ObjectiveTrace:
     """Return what an objective shows for batches of these shapes; raise what it raises.
 
     Example:
       >>> net, x = jn.dense(2), jnp.ones((5, 3))
-      >>> look(net, *net.init(jax.random.key(0), x), x).values.shape
+      >>> trace_objective(net, *net.init(jax.random.key(0), x), x).values.shape
       (5, 2)
     """
 
-    def trace() -> Look:
+    def trace() -> ObjectiveTrace:
         def run(params, state, batch, key):
             values, _ = objective.apply(params, state, batch, key=key, train=train)
             return values
 
-        given = shapes_of((params, state, batch))
+        shapes = shapes_of((params, state, batch))
         with hint_of_batch(objective, batch):
-            program, values = jax.make_jaxpr(run, return_shape=True)(*given, key=key_spec())
-        return Look(program, values)
+            program, values = jax.make_jaxpr(run, return_shape=True)(*shapes, key=key_spec())
+        return ObjectiveTrace(program, values)
 
     # An objective makes its params and state for the shapes of a batch.
-    return memo_of(objective.apply).of(("look", train, signature(batch)), trace)
+    return memo_of(objective.apply).of(("trace", train, signature(batch)), trace)
 
 
-def attempt(trace: Callable[..., Any], *args: Any) -> Any:
+def trace_or_none(trace: Callable[..., Any], *args: Any) -> Any:
     """Return what a trace returns; None if it raises, as the step will, which says where.
 
     A trace may also fail where a step does not: on all data instead of a batch, or in evaluation.
     Wrong values are raised, and warnings that are errors.
 
     Example:
-      >>> attempt(jnp.sin, "a")
+      >>> trace_or_none(jnp.sin, "a")
     """
     try:
         return trace(*args)
@@ -125,24 +125,24 @@ def rows_are_in_order(objective: Layer, state: State, data: PyTree, size: int) -
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
 
     def axes_or_none():  # None if the objective takes no other number of rows
-        return attempt(batch_axes, objective, batch)
+        return trace_or_none(batch_axes, objective, batch)
 
     axes = memo_of(objective.apply).of(("batch axes", signature(batch)), axes_or_none)
     return any(axis >= 0 for axis in jax.tree.leaves(axes))
 
 
-def check_captured(objective: Layer, params: Params, seen: Look | None) -> None:
+def check_captured(objective: Layer, params: Params, seen: ObjectiveTrace | None) -> None:
     """Raise if there is nothing to train; warn of arrays that were perhaps to be trained."""
-    found = [] if seen is None else weights_in(seen.program)
-    sizes = ", ".join(describe(array) for array in found[:8])
+    captured = [] if seen is None else weights_in(seen.program)
+    sizes = ", ".join(describe(array) for array in captured[:8])
     write = (
         "To train them, draw them in init, as jn.stateless(init, apply) does or, for a module of "
         "another library, the functions of jn.interop"
     )
     if not any(map(is_float, jax.tree.leaves(params))):
-        held = f", but its function captures {sizes}. {write}" if found else ""
+        held = f", but its function captures {sizes}. {write}" if captured else ""
         raise ValueError(f"trainer.init: {objective.name} has no params to train{held}")
-    if found:
+    if captured:
         warn(
             f"trainer.init: {objective.name} captures arrays from outside, {sizes}, which are not "
             f"trained. {write}. If they are constants (a teacher, a projection, a mask), write "
