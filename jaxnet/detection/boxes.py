@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.ops import at_least_float32
-from jaxnet.services.checks import as_array, at_least, known, within
+from jaxnet.services.checks import as_array, at_least, concrete_values, within
 from jaxnet.services.meshes import on_auto_axes
 
 
@@ -136,7 +136,7 @@ def non_max_suppression(
     within(who, "score", score, "[-inf, inf]")
     left = scores > score
     missing = ~jnp.isfinite(boxes).all(-1)
-    wrong = known(left & missing)
+    wrong = concrete_values(left & missing)
     if wrong is not None and wrong.any():
         place = tuple(np.argwhere(wrong)[0].tolist())
         raise ValueError(

@@ -110,8 +110,8 @@ def write_files(
       >>> config.read_text(), list(open_weights("load", weights))
       ('{\\n  "r": 8\\n}', ['kernel'])
     """
-    replace_file(who, config, json.dumps(entries, indent=2).encode(), own=True)
-    with replacing(who, weights, own=True) as file:
+    replace_file(who, config, json.dumps(entries, indent=2).encode(), must_be_regular=True)
+    with replacing(who, weights, must_be_regular=True) as file:
         whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         write_tensors(file, whole, {"format": "pt"})
 

@@ -147,7 +147,7 @@ def read_weights(who: str, what: str, weights: Any, form: str = "(...)") -> Any:
 
 def check_labels(who: str, labels: Any, classes: int) -> None:
     """Raise if known labels are not classes."""
-    values = checks.known(labels)
+    values = checks.concrete_values(labels)
     if values is None:
         return
     wrong = values[(values < 0) | (values >= classes)]
@@ -168,7 +168,7 @@ def check_labels(who: str, labels: Any, classes: int) -> None:
 
 def check_unit(who: str, what: str, values: Any) -> None:
     """Raise if known values are outside [0, 1]."""
-    values = checks.known(values)
+    values = checks.concrete_values(values)
     if values is None:
         return
     inside = (values >= 0) & (values <= 1)  # not NaN
@@ -180,7 +180,7 @@ def check_unit(who: str, what: str, values: Any) -> None:
 
 def check_distribution(who: str, outputs: Any, targets: Any) -> None:
     """Raise if known rows of targets, in the shape of outputs, are not probabilities."""
-    values = checks.known(targets)
+    values = checks.concrete_values(targets)
     if values is None or values.shape != jnp.shape(outputs):
         return
     check_unit(who, "targets", targets)

@@ -12,7 +12,7 @@ from jaxnet.losses.classification import cross_entropy, smoothed
 from jaxnet.losses.form import unwrapped
 from jaxnet.losses.targets import checked
 from jaxnet.ops.precision import at_least_float32
-from jaxnet.services.checks import WrongValues, as_array, at_least, known
+from jaxnet.services.checks import WrongValues, as_array, at_least, concrete_values
 from jaxnet.services.checks.keywords import explain_keywords
 
 
@@ -45,9 +45,9 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
     def masked_loss(outputs: jax.Array, targets: Any) -> jax.Array:
         labels, mask = arrays.split_pair("masked", "targets must be (labels, mask)", targets)
         outputs = as_array("masked", "outputs", outputs)
-        known_labels = known(labels)
+        known_labels = concrete_values(labels)
         labels = as_array("masked", "labels", labels, dtype="booleans or numbers")
-        known_mask = known(mask)
+        known_mask = concrete_values(mask)
         mask = _read_mask("masked", mask)
         if not outputs.shape[: mask.ndim] == labels.shape[: mask.ndim] == mask.shape:
             raise ValueError(
@@ -185,7 +185,7 @@ def _by_label(who: str, loss: Any, table: Any, label: int | None) -> Callable[..
 
     def of_labels(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, Any, Any]:
         """Return the weighted losses, the weights, and which of the labels count."""
-        given = known(targets)
+        given = concrete_values(targets)
         outputs, targets = arrays.read_labels(who, outputs, targets)
         counted: Any = True
         if label is not None:
@@ -217,7 +217,7 @@ def _by_label(who: str, loss: Any, table: Any, label: int | None) -> Callable[..
 
 def _read_mask(who: str, mask: Any) -> jax.Array:
     """Return a checked mask, as booleans."""
-    values = known(mask)
+    values = concrete_values(mask)
     mask = as_array(who, "mask", mask, dtype="booleans or numbers")
     if values is not None:
         wrong = values[(values != 0) & (values != 1)]

@@ -11,7 +11,7 @@ import optax
 from jaxnet.losses.arrays import split_pair
 from jaxnet.losses.form import comparison
 from jaxnet.ops.precision import at_least_float32
-from jaxnet.services.checks import WrongValues, as_array, at_least, check_range, known
+from jaxnet.services.checks import WrongValues, as_array, at_least, check_range, concrete_values
 from jaxnet.services.checks.steps import read_steps
 from jaxnet.services.meshes import on_auto_axes
 
@@ -81,8 +81,8 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
 def _check_known(labels: Any, label_lengths: Any, classes: int, blank: int) -> None:
     """Raise if known values do not have a probability."""
     check_range(label_lengths, labels.shape[1] + 1, "ctc: label_lengths")
-    counts = known(label_lengths)
-    values = known(labels)
+    counts = concrete_values(label_lengths)
+    values = concrete_values(labels)
     if counts is None or values is None:
         return
     is_label = np.arange(values.shape[1]) < counts[:, None]

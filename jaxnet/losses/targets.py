@@ -10,7 +10,7 @@ import optax
 
 from jaxnet.losses.arrays import Loss, check_distribution, check_labels, check_unit
 from jaxnet.losses.form import check_form, unwrapped
-from jaxnet.services.checks import WrongValues, known
+from jaxnet.services.checks import WrongValues, concrete_values
 from jaxnet.services.functions import function_name
 from jaxnet.services.trees import describe
 from jaxnet.services.warn import warn
@@ -86,7 +86,7 @@ def _unknown(who: str, outputs: Any, targets: Any) -> None:
         return
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         return
-    values = known(targets)
+    values = concrete_values(targets)
     if values is None:
         return
     wrong = values[(values < 0) | (values >= shape[-1])]
@@ -118,7 +118,7 @@ def _unit(who: str, outputs: Any, targets: Any) -> None:
 
 
 def _sign(who: str, outputs: Any, targets: Any) -> None:
-    values = known(targets)
+    values = concrete_values(targets)
     if values is None:
         return
     wrong = values[abs(values.astype(np.float32)) != 1]

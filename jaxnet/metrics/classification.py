@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxnet.losses.arrays import are_probabilities, one_logit, read_same, read_targets
 from jaxnet.losses.form import comparison
-from jaxnet.services.checks import at_least, between, is_traced, known
+from jaxnet.services.checks import at_least, between, concrete_values, is_traced
 from jaxnet.services.warn import warn
 
 
@@ -17,7 +17,7 @@ def _read(who: str, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, 
     A loss may leave such labels out. The warning appears only while tracing with known labels, as
     `fit` and `evaluate` do once for all of them.
     """
-    labels = known(targets)
+    labels = concrete_values(targets)
     soft = are_probabilities(outputs, targets)
     shape = getattr(outputs, "shape", ())
     one = shape == getattr(targets, "shape", None) and not (soft and shape[1:])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import as_array, at_least, between, check_values, known
+from jaxnet.services.checks import as_array, at_least, between, check_values, concrete_values
 from jaxnet.services.meshes import on_auto_axes
 
 MOST_CLASSES = 46_340  # its square is below 2**31
@@ -62,8 +62,8 @@ def confusion(
             "confusion: expected predictions and labels of the same shape, got "
             f"{predictions.shape} and {labels.shape}"
         )
-    true = known(labels)
-    found = known(predictions)
+    true = concrete_values(labels)
+    found = concrete_values(predictions)
     if true is not None and found is not None:
         counted = (true >= 0) & (true < classes)
         if void is not None:

@@ -18,7 +18,13 @@ import numpy as np
 from jaxnet import Layer, batch_norm, compose, conv, tools
 from jaxnet.detection import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
-from jaxnet.services.checks import WrongValues, all_at_least, all_within, check_type, known
+from jaxnet.services.checks import (
+    WrongValues,
+    all_at_least,
+    all_within,
+    check_type,
+    concrete_values,
+)
 from jaxnet.services.trees import describe
 
 leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)  # equation 2 of the paper
@@ -164,8 +170,8 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
     boxes = tools.as_array(who, "boxes", targets["boxes"], "(batch, n, 4)", "reals", sizes)
     classes = tools.as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
     classes = classes.astype(jnp.int32)  # where -1 is no class of 8 bits
-    known_boxes = known(boxes)
-    known_classes = known(classes)
+    known_boxes = concrete_values(boxes)
+    known_classes = concrete_values(classes)
     if known_boxes is not None and known_classes is not None:
         if _wrong(known_boxes, known_classes, count).any():
             _raise_wrong(who, known_boxes, known_classes, count)

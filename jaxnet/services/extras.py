@@ -61,14 +61,14 @@ def command(extras: str) -> str:
     """
     need = f"jaxnet-toolkit[{extras}]"
     with suppress(importlib.metadata.PackageNotFoundError, KeyError):  # a checkout, not installed
-        here = importlib.metadata.distribution("jaxnet-toolkit")
-        noted = json.loads(here.read_text("direct_url.json") or "{}")
+        installed = importlib.metadata.distribution("jaxnet-toolkit")
+        noted = json.loads(installed.read_text("direct_url.json") or "{}")
         if noted.get("dir_info", {}).get("editable"):
             from urllib.request import url2pathname  # takes milliseconds, which no import needs
 
             folder = url2pathname(urlparse(noted["url"]).path)
             return f'Install it with pip install -e "{folder}[{extras}]"'
-        lines = here.metadata.get_all("Project-URL") or []
+        lines = installed.metadata.get_all("Project-URL") or []
         url = f"git+{dict(line.split(', ', 1) for line in lines)['Repository']}"
         if noted:
             vcs = noted.get("vcs_info", {}).get("vcs")

@@ -69,13 +69,14 @@ def readable(who: str, path: Any, what: str = "path") -> Path:
 
 
 @contextmanager
-def replacing(who: str, path: Any, own: bool = False) -> Iterator[IO[bytes]]:
+def replacing(who: str, path: Any, must_be_regular: bool = False) -> Iterator[IO[bytes]]:
     """Open a binary file to write, which replaces `path` at the end of the block.
 
     Until then the old file is unchanged, even if the program is killed. The new one keeps its
     mode and owner. Missing parent folders are created, and a symbolic link remains one. A program
     that is killed leaves a file that ends in ".part", which the next write to the same path
-    removes. With `own`, the library itself names the file, which must be plain; see `own_file`.
+    removes. With `must_be_regular`, the library itself names the file, which must be plain; see
+    `open_regular_file`.
 
     Raises:
       TypeError, ValueError: If `file_path` raises.
@@ -91,10 +92,10 @@ def replacing(who: str, path: Any, own: bool = False) -> Iterator[IO[bytes]]:
       b'abc'
     """
     path = file_path(who, path)
-    if not own:
+    if not must_be_regular:
         path = Path(os.path.realpath(path))  # symbolic links are followed
     elif os.path.lexists(path):
-        os.close(own_file(who, path, os.O_RDONLY))
+        os.close(open_regular_file(who, path, os.O_RDONLY))
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     old = None
     try:
@@ -125,7 +126,7 @@ def replacing(who: str, path: Any, own: bool = False) -> Iterator[IO[bytes]]:
             part.unlink()
 
 
-def replace_file(who: str, path: Any, data: bytes, own: bool = False) -> None:
+def replace_file(who: str, path: Any, data: bytes, must_be_regular: bool = False) -> None:
     """Write a whole file, as `replacing` does.
 
     Example:
@@ -134,11 +135,11 @@ def replace_file(who: str, path: Any, data: bytes, own: bool = False) -> None:
       ...
       ValueError: save: path must be the name of a file, got ''
     """
-    with replacing(who, path, own) as file:
+    with replacing(who, path, must_be_regular) as file:
         file.write(data)
 
 
-def own_file(who: str, path: Path, flags: int) -> int:
+def open_regular_file(who: str, path: Path, flags: int) -> int:
     """Open a file that the library itself names in a folder of the user; return its number.
 
     A folder may come from somebody else: a link with this name would lead to any file of the user,
@@ -158,8 +159,8 @@ def own_file(who: str, path: Path, flags: int) -> int:
             raise odd from None
         done = "written" if flags & (os.O_WRONLY | os.O_RDWR) else "read"
         raise told(error, f"{who}: {path} cannot be {done}") from None
-    found = os.fstat(number)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(number)
         raise odd
     return number
@@ -222,7 +223,7 @@ def _as_before(file: IO[bytes], part: Path, old: os.stat_result) -> None:
 def _clean(path: Path) -> None:
     """Remove what killed programs left next to a file; Windows does not remove open files."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part"):
-        with suppress(OSError), os.fdopen(own_file("", part, os.O_RDONLY), "rb") as file:
+        with suppress(OSError), os.fdopen(open_regular_file("", part, os.O_RDONLY), "rb") as file:
             claim(file.fileno())  # raises if another process is writing the file
             part.unlink()
 

@@ -75,7 +75,7 @@ def activated(function: Callable, x: Any) -> Any:
     """
     inner = getattr(function, "func", function)
     narrow = getattr(x, "dtype", None) in (jnp.bfloat16, jnp.float16)
-    if narrow and any(inner is known for known in _PIECEWISE):
+    if narrow and any(inner is piecewise for piecewise in _PIECEWISE):
         return function(x.astype(jnp.float32)).astype(x.dtype)
     return function(x)
 
@@ -99,7 +99,7 @@ def used_by(root: Any, unless: str = "") -> Iterator[Any]:
     todo = [root]
     while todo:
         it = todo.pop()
-        foreign = isinstance(it, type) and not _is_own(it)
+        foreign = isinstance(it, type) and not _is_users_class(it)
         if it is None or id(it) in seen or foreign:
             continue
         seen[id(it)] = it
@@ -118,12 +118,12 @@ def used_by(root: Any, unless: str = "") -> Iterator[Any]:
 
 def _used_by_function(function: FunctionType, names: set[str]) -> list[Any]:
     """Return what a function has: globals by their names, defaults, and its closure."""
-    found = [function.__globals__.get(name) for name in names] if of_the_user(function) else []
-    found += [function.__defaults__, function.__kwdefaults__]
+    used = [function.__globals__.get(name) for name in names] if of_the_user(function) else []
+    used += [function.__defaults__, function.__kwdefaults__]
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # it is empty
-            found.append(cell.cell_contents)
-    return found
+            used.append(cell.cell_contents)
+    return used
 
 
 def _parts_of(it: Any) -> list[Any]:
@@ -136,13 +136,13 @@ def _parts_of(it: Any) -> list[Any]:
         return [it.func, it.args, it.keywords]
     if isinstance(it, type):
         return [*vars(it).values(), *it.__bases__]
-    if not (callable(it) or isinstance(it, SimpleNamespace) or _is_own(type(it))):
+    if not (callable(it) or isinstance(it, SimpleNamespace) or _is_users_class(type(it))):
         return []
-    found: list[Any] = [type(it)]
+    parts: list[Any] = [type(it)]
     if callable(it) and isinstance(type(it).__call__, FunctionType):
-        found.append(type(it).__call__)
+        parts.append(type(it).__call__)
     slots = getattr(type(it), "__slots__", ())
-    return found + [getattr(it, name, None) for name in ("__dict__", *slots)]
+    return parts + [getattr(it, name, None) for name in ("__dict__", *slots)]
 
 
 def codes_of(root: Any) -> list[tuple[FunctionType, CodeType]]:
@@ -169,7 +169,7 @@ def of_the_user(function: FunctionType | type) -> bool:
 _OTHERS = {"jaxnet", "jax", "jaxlib", "numpy", "optax", *sys.stdlib_module_names} - {"__main__"}
 
 
-def _is_own(kind: type) -> bool:
+def _is_users_class(kind: type) -> bool:
     """Return whether a class is the user's own, not of an installed package, which may be large."""
     file = getattr(sys.modules.get(kind.__module__ or ""), "__file__", None) or ""
     return of_the_user(kind) and kind.__module__ != "builtins" and "site-packages" not in file

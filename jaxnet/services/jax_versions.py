@@ -111,18 +111,18 @@ def bind(eqn: Any, args: Sequence, params: dict | None = None) -> list[Any]:
     functions = []
     if isinstance(options, tuple):  # before JAX 0.10
         functions, options = options
-    found = eqn.primitive.bind(*functions, *args, **options)
-    return list(found) if eqn.primitive.multiple_results else [found]
+    results = eqn.primitive.bind(*functions, *args, **options)
+    return list(results) if eqn.primitive.multiple_results else [results]
 
 
-def scan_parts(eqn: Any, given: Sequence) -> tuple[list, list, list]:
+def scan_parts(eqn: Any, operands: Sequence) -> tuple[list, list, list]:
     """Divide the operands of a loop by `lax.scan` into constants, what it carries, and rows.
 
     Since JAX 0.12 the equation does not count them. A row has an axis less in the body of the loop.
 
     Args:
       eqn: Equation of the loop.
-      given: Its operands.
+      operands: Its operands.
 
     Example:
       >>> loop = jax.make_jaxpr(lambda x: lax.scan(lambda a, b: (a + b, a), 0.0, x))(jnp.ones(3))
@@ -137,9 +137,9 @@ def scan_parts(eqn: Any, given: Sequence) -> tuple[list, list, list]:
 
     rows = rows_among(body.in_avals, eqn.invars)
     carried = len(eqn.outvars) - rows_among(body.out_avals, eqn.outvars)
-    last = len(given) - rows
+    last = len(operands) - rows
     first = last - carried
-    return list(given[:first]), list(given[first:last]), list(given[last:])
+    return list(operands[:first]), list(operands[first:last]), list(operands[last:])
 
 
 def shard_map_like(eqn: Any, function: Callable) -> Callable:

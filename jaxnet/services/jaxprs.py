@@ -18,8 +18,8 @@ def jaxprs_among(values: Iterable[Any]) -> list[Any]:
       >>> [str(inner.eqns[0].primitive) for inner in jaxprs_among(equation.params.values())]
       ['sin']
     """
-    found = (getattr(value, "jaxpr", value) for value in values)
-    return [value for value in found if hasattr(value, "eqns")]
+    unwrapped = (getattr(value, "jaxpr", value) for value in values)
+    return [value for value in unwrapped if hasattr(value, "eqns")]
 
 
 def arrays_in(jaxpr: Any) -> Iterator[Any]:
@@ -65,7 +65,7 @@ def arrays_behind(jaxpr: Any, wanted: Sequence[bool]) -> Iterator[Any]:
 
 def follow(
     program: Any,
-    given: Sequence[Any],
+    input_facts: Sequence[Any],
     rule: Callable[[Any, list[Any], list[list[Any]]], Sequence[Any]],
     nothing: Any,
     of_const: Callable[[Any], Any] | None = None,
@@ -74,7 +74,7 @@ def follow(
 
     Args:
       program: Jaxpr, closed or not.
-      given: What is known of each input.
+      input_facts: What is known of each input.
       rule: Function (equation, what is known of its inputs, the same of the results of each program
         inside it) -> what is known of its results.
       nothing: What is known of a literal.
@@ -88,16 +88,16 @@ def follow(
       ['sin a', 'mul a b', '']
     """
     jaxpr = getattr(program, "jaxpr", program)
-    known = dict(zip(jaxpr.invars, given, strict=True))
+    facts = dict(zip(jaxpr.invars, input_facts, strict=True))
     if of_const is not None:
         consts = map(of_const, getattr(program, "consts", ()))
-        known |= zip(jaxpr.constvars, consts, strict=False)
+        facts |= zip(jaxpr.constvars, consts, strict=False)
 
-    def known_of(atoms: Sequence[Any]) -> list[Any]:
-        return [nothing if is_literal(atom) else known.get(atom, nothing) for atom in atoms]
+    def facts_of(atoms: Sequence[Any]) -> list[Any]:
+        return [nothing if is_literal(atom) else facts.get(atom, nothing) for atom in atoms]
 
     for eqn in jaxpr.eqns:
-        values = known_of(eqn.invars)
+        values = facts_of(eqn.invars)
         inside = []
         for inner in jax.tree.leaves(list(eqn.params.values())):  # branches are in a tuple
             for body in jaxprs_among([inner]):
@@ -106,8 +106,8 @@ def follow(
                 first = len(values) - len(body.invars)
                 if first >= 0:
                     inside.append(follow(inner, values[first:], rule, nothing, of_const))
-        known |= zip(eqn.outvars, rule(eqn, values, inside), strict=True)
-    return known_of(jaxpr.outvars)
+        facts |= zip(eqn.outvars, rule(eqn, values, inside), strict=True)
+    return facts_of(jaxpr.outvars)
 
 
 def is_literal(atom: Any) -> bool:
@@ -122,13 +122,13 @@ def is_literal(atom: Any) -> bool:
 
 
 def compute(
-    equations: Iterable[Any], known: dict, wanted: Iterable[Any], rule: Callable = bind
+    equations: Iterable[Any], environment: dict, wanted: Iterable[Any], rule: Callable = bind
 ) -> list[Any]:
     """Return the values of variables of a jaxpr, computed by its equations.
 
     Args:
       equations: Equations of the jaxpr, in order.
-      known: Values of the variables before them; those of their results are added.
+      environment: Values of the variables before them; those of their results are added.
       wanted: Variables and literals.
       rule: Function (equation, values of its inputs) -> its results.
 
@@ -139,11 +139,11 @@ def compute(
     """
 
     def value_of(atom: Any) -> Any:
-        return atom.val if is_literal(atom) else known[atom]
+        return atom.val if is_literal(atom) else environment[atom]
 
     for eqn in equations:
         values = [value_of(atom) for atom in eqn.invars]
-        known |= zip(eqn.outvars, rule(eqn, values), strict=True)
+        environment |= zip(eqn.outvars, rule(eqn, values), strict=True)
     return [value_of(atom) for atom in wanted]
 
 
@@ -159,16 +159,17 @@ def split(function: Callable, params: PyTree, first: PyTree, *rest: PyTree) -> t
       params, first, *rest: Its arguments, or others of the same shapes.
 
     Returns:
-      early(params, first) -> kept, a list of arrays; late(kept, params, *rest) -> the result.
+      early(params, first) -> intermediates, a list of arrays;
+      late(intermediates, params, *rest) -> the result.
 
     Example:
       >>> early, late = split(lambda a, x, y: {"z": a * jnp.exp(x) + y}, 2.0, 0.0, 0.0)
-      >>> kept = early(2.0, 0.0)
-      >>> print(*kept, late(kept, 2.0, 1.0)["z"])
+      >>> intermediates = early(2.0, 0.0)
+      >>> print(*intermediates, late(intermediates, 2.0, 1.0)["z"])
       2.0 3.0
     """
     if not jax.tree.leaves(first):
-        return lambda *_: [], lambda kept, params, *rest: function(params, first, *rest)
+        return lambda *_: [], lambda intermediates, params, *rest: function(params, first, *rest)
     program, shapes = jax.make_jaxpr(function, return_shape=True)(params, first, *rest)
     jaxpr = program.jaxpr
     variables = iter(jaxpr.invars)
@@ -191,15 +192,15 @@ def split(function: Callable, params: PyTree, first: PyTree, *rest: PyTree) -> t
     border = [variable for variable in dict.fromkeys(variables_of(read)) if stage[variable] == 1]
 
     def early(params: PyTree, first: PyTree) -> list[jax.Array]:
-        given = jax.tree.leaves((params, program.consts, first))
-        known = dict(zip([*of_params, *of_first], given, strict=True))
-        return compute([*of_params_alone, *of_early], known, border)
+        leaves = jax.tree.leaves((params, program.consts, first))
+        environment = dict(zip([*of_params, *of_first], leaves, strict=True))
+        return compute([*of_params_alone, *of_early], environment, border)
 
-    def late(kept: list[jax.Array], params: PyTree, *rest: PyTree) -> PyTree:
-        given = jax.tree.leaves((params, program.consts, rest, kept))
-        known = dict(zip([*of_params, *of_rest, *border], given, strict=True))
-        found = compute([*of_params_alone, *of_late], known, jaxpr.outvars)
-        return jax.tree.unflatten(jax.tree.structure(shapes), found)
+    def late(intermediates: list[jax.Array], params: PyTree, *rest: PyTree) -> PyTree:
+        leaves = jax.tree.leaves((params, program.consts, rest, intermediates))
+        environment = dict(zip([*of_params, *of_rest, *border], leaves, strict=True))
+        results = compute([*of_params_alone, *of_late], environment, jaxpr.outvars)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return early, late
 
@@ -219,31 +220,34 @@ Marks = frozenset[int]
 
 
 def _marks(
-    program: Any, given: Sequence[Marks], of_const: Callable | None = None, gradient: bool = False
+    program: Any,
+    input_marks: Sequence[Marks],
+    of_const: Callable | None = None,
+    gradient: bool = False,
 ) -> list[Marks]:
     """Return for each result the marks of the inputs that it depends on, or by `gradient` reach."""
     nothing: Marks = frozenset()
 
     def rule(eqn: Any, marks: list[Marks], inside: list[list[Marks]]) -> list[Marks]:
         count = len(eqn.outvars)
-        found = [nothing.union(*marks)] * count
+        result_marks = [nothing.union(*marks)] * count
         bodies = [results for results in inside if len(results) == count]
         if eqn.primitive.name in ("scan", "while"):
             # A loop carries what one result depends on to the others.
             if gradient:
-                found = [nothing.union(*itertools.chain(*inside))] * count
+                result_marks = [nothing.union(*itertools.chain(*inside))] * count
         elif bodies:
-            found = [nothing.union(*results) for results in zip(*bodies, strict=True)]
+            result_marks = [nothing.union(*results) for results in zip(*bodies, strict=True)]
         if not gradient:
-            return found
+            return result_marks
         stops = eqn.primitive.name == "stop_gradient"
         reached = [is_float(variable.aval) and not stops for variable in eqn.outvars]
-        return [each if on else nothing for each, on in zip(found, reached, strict=True)]
+        return [each if on else nothing for each, on in zip(result_marks, reached, strict=True)]
 
-    return follow(program, given, rule, nothing, of_const)
+    return follow(program, input_marks, rule, nothing, of_const)
 
 
-def depends_on(jaxpr: Any, given: Sequence[bool], *, gradient: bool = False) -> list[bool]:
+def depends_on(jaxpr: Any, selected: Sequence[bool], *, gradient: bool = False) -> list[bool]:
     """Return for each output of a jaxpr whether it depends on one of the given inputs.
 
     Every output of an equation counts as depending on all inputs of the equation, except for calls
@@ -251,7 +255,7 @@ def depends_on(jaxpr: Any, given: Sequence[bool], *, gradient: bool = False) -> 
 
     Args:
       jaxpr: Jaxpr.
-      given: Whether each input is one of them.
+      selected: Whether each input is one of them.
       gradient: Whether only what has a gradient counts: floats, and no `stop_gradient` between.
 
     Example:
@@ -259,7 +263,7 @@ def depends_on(jaxpr: Any, given: Sequence[bool], *, gradient: bool = False) -> 
       >>> depends_on(jaxpr, [True, False])
       [True, True, False]
     """
-    marks = [frozenset([0] if yes else []) for yes in given]
+    marks = [frozenset([0] if yes else []) for yes in selected]
     return list(map(bool, _marks(jaxpr, marks, gradient=gradient)))
 
 
@@ -277,7 +281,7 @@ def weights_in(program: Any) -> list[jax.Array]:
       >>> [array.shape for array in weights_in(program)]
       [(2, 3)]
     """
-    found: dict[int, jax.Array] = {}
+    captured: dict[int, jax.Array] = {}
 
     def note(const: Any) -> Marks:
         if not isinstance(const, jax.Array) or not is_float(const):
@@ -285,9 +289,9 @@ def weights_in(program: Any) -> list[jax.Array]:
         axes = sum(size > 1 for size in const.shape)
         if axes < 2:
             return frozenset()
-        found[id(const)] = const
+        captured[id(const)] = const
         return frozenset([id(const)])
 
     nothing = [frozenset[int]()] * len(program.jaxpr.invars)
     reached = frozenset().union(*_marks(program, nothing, note, gradient=True))
-    return [const for mark, const in found.items() if mark in reached]
+    return [const for mark, const in captured.items() if mark in reached]

@@ -64,17 +64,17 @@ def apply_on_auto_axes(
     return _run(call, (params, state, x, key), like)
 
 
-def _run(run: Callable[..., Any], given: tuple, like: Callable[[Any], list[Any]]) -> Any:
+def _run(run: Callable[..., Any], args: tuple, like: Callable[[Any], list[Any]]) -> Any:
     """Return `run(*given)`, whose leaves are divided like the arrays that belong to their paths."""
-    here = jax.sharding.get_abstract_mesh()
-    meshes = [here, *(jax.typeof(leaf).sharding.mesh for leaf in _arrays(given))]
+    context_mesh = jax.sharding.get_abstract_mesh()
+    meshes = [context_mesh, *(jax.typeof(leaf).sharding.mesh for leaf in _arrays(args))]
     mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
     if mesh is None:
-        return run(*given)
+        return run(*args)
     auto = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
     with jax.sharding.use_abstract_mesh(auto):
-        result = run(*_resharded(given, lambda path, leaf: P()))
-    if here == auto:  # inside a function that runs on Auto axes
+        result = run(*_resharded(args, lambda path, leaf: P()))
+    if context_mesh == auto:  # inside a function that runs on Auto axes
         return result
 
     def spec(path, leaf):
@@ -87,14 +87,14 @@ def _run(run: Callable[..., Any], given: tuple, like: Callable[[Any], list[Any]]
 
 def _shared(leaf: Any, like: Any) -> P:
     """Return how `like` is divided along the first axes, as long as their sizes are the same."""
-    found = []
+    axis_names = []
     for size, wanted, names in zip(
         leaf.shape, like.shape, jax.typeof(like).sharding.spec, strict=False
     ):
         if size != wanted:
             break
-        found.append(names)
-    return P(*found)
+        axis_names.append(names)
+    return P(*axis_names)
 
 
 def _divided_axes(spec: P) -> int:

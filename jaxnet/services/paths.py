@@ -83,8 +83,8 @@ def first_fits(who: str, patterns: Iterable[str], paths: Iterable[str]) -> list[
     """
     patterns, paths = list(patterns), list(paths)
     check_patterns(who, "rules", patterns)
-    found = [next((p for p in patterns if fits(p, path)), None) for path in paths]
-    left = [pattern for pattern in patterns if pattern not in found]
+    matches = [next((p for p in patterns if fits(p, path)), None) for path in paths]
+    left = [pattern for pattern in patterns if pattern not in matches]
     if left:
         some = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
         pattern = left[0]
@@ -93,4 +93,4 @@ def first_fits(who: str, patterns: Iterable[str], paths: Iterable[str]) -> list[
         else:
             why = "since it fits no path"
         raise ValueError(f"{who}: no array needs the pattern {pattern!r}, {why}; paths: {some}")
-    return found
+    return matches

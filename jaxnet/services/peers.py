@@ -52,9 +52,9 @@ def told(mesh: Mesh, words: str) -> jax.Array | None:
 def heard(who: str, mesh: Mesh, sent: jax.Array) -> bool:
     """Return whether all have said the same, False if some wait; raise if they differ."""
     rows = [row.tobytes() for row in jax.device_get(sent.addressable_data(0))]
-    known = {row for row in rows if not row.startswith(WAITS.encode())}
-    if len(known) < 2:
-        return len(known) == len(set(rows))
+    messages = {row for row in rows if not row.startswith(WAITS.encode())}
+    if len(messages) < 2:
+        return len(messages) == len(set(rows))
     _differ.append(mesh)
     names = [str(device.process_index) for device in _sending(mesh)[0].devices]  # type: ignore
     said = dict(zip(names, rows, strict=True))

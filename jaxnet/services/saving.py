@@ -16,7 +16,7 @@ from jaxnet.services.extras import version
 from jaxnet.services.files import replacing
 
 # The dtypes that safetensors 0.8 supports for NumPy; other dtypes are stored as bytes.
-KNOWN = {
+SAFETENSORS_DTYPES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
     "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
     "float32": "F32", "float64": "F64",
@@ -30,13 +30,18 @@ class OtherFormat(ValueError):
 
 
 def write_file(
-    who: str, path: Any, arrays: dict[str, np.ndarray], notes: Notes, config: Any, own: bool = False
+    who: str,
+    path: Any,
+    arrays: dict[str, np.ndarray],
+    notes: Notes,
+    config: Any,
+    must_be_regular: bool = False,
 ) -> None:
     """Write arrays with notes, a config and a checksum, whole or not at all.
 
     Args:
       who: Name of the function, for messages.
-      path, own: Arguments of `replacing`.
+      path, must_be_regular: Arguments of `replacing`.
       arrays, notes: Arrays, and what safetensors cannot store of them.
       config: Data for JSON.
     """
@@ -47,17 +52,17 @@ def write_file(
         "writer": version(),
     }
     metadata["sha256"] = digest(sorted(arrays.items()), metadata)
-    with replacing(who, path, own) as file:
+    with replacing(who, path, must_be_regular) as file:
         write_tensors(file, arrays, metadata)
 
 
-def config_of(who: str, path: Path, *, whole: bool = True) -> Any:
+def config_of(who: str, path: Path, *, verify: bool = True) -> Any:
     """Return the config of a file of `write_file`.
 
     Args:
       who: Name of the function, for messages.
       path: Path of the file.
-      whole: Whether to compare the contents with the checksum.
+      verify: Whether to compare the contents with the checksum.
 
     Raises:
       OSError: If the file cannot be read.
@@ -66,7 +71,7 @@ def config_of(who: str, path: Path, *, whole: bool = True) -> Any:
     with opened(who, path) as file:
         metadata = file.metadata() or {}
         values = ((name, tensor(who, path, file, name)) for name in sorted(file.keys()))
-        check_seal(who, path, values if whole else None, metadata)
+        check_seal(who, path, values if verify else None, metadata)
         try:
             return json.loads(metadata.get("config", "null"))
         except (ValueError, RecursionError) as error:
@@ -164,7 +169,7 @@ def write_tensors(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: dict
         array = arrays[name]
         begin, end = end, end + array.nbytes
         header[name] = {
-            "dtype": KNOWN[array.dtype.name],
+            "dtype": SAFETENSORS_DTYPES[array.dtype.name],
             "shape": array.shape,
             "data_offsets": [begin, end],
         }
@@ -181,14 +186,14 @@ def _bytes(array: np.ndarray) -> Any:
 
 def digest(arrays: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str]) -> str:
     """Return a checksum of a file's contents: names, dtypes, shapes, values, config and notes."""
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     for name, array in arrays:
-        found.update(json.dumps([name, array.dtype.name, array.shape]).encode())
-        found.update(_bytes(array))
+        checksum.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+        checksum.update(_bytes(array))
     words: list
     if "format" in metadata:  # the same in every format, so that a newer one is not called damaged
         words = sorted((name, text) for name, text in metadata.items() if name != "sha256")
     else:
         words = [metadata.get("config"), metadata.get("jaxnet")]
-    found.update(json.dumps(words).encode())
-    return found.hexdigest()
+    checksum.update(json.dumps(words).encode())
+    return checksum.hexdigest()

@@ -16,7 +16,7 @@ GAP = "  "  # between columns
 NARROW = 8  # smallest width of a column that is cut
 
 # Replacements of the same width, for terminals that lack these characters.
-PLAIN = str.maketrans("─…×–−≥≤≠÷√‖·", "-~x--><!/v|.")
+TO_ASCII = str.maketrans("─…×–−≥≤≠÷√‖·", "-~x--><!/v|.")
 
 
 @dataclass
@@ -104,10 +104,10 @@ class Table:
 
     def _numeric(self) -> list[bool]:
         """Return for each column whether it has numbers."""
-        found = []
+        numeric = []
         for _, *cells in zip(self.head, *self.rows, *self.totals, strict=True):
-            found.append(any(isinstance(cell, int | float | Number) for cell in cells))
-        return found
+            numeric.append(any(isinstance(cell, int | float | Number) for cell in cells))
+        return numeric
 
 
 class Tabular:
@@ -199,7 +199,7 @@ def _printable(text: str) -> str:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        return text.translate(PLAIN).encode(encoding, "replace").decode(encoding)
+        return text.translate(TO_ASCII).encode(encoding, "replace").decode(encoding)
     return text
 
 
@@ -254,12 +254,12 @@ def html_table(
     aligned = list(right) or [False] * len(head)
 
     def row(cells, tag):
-        made = ""
+        row_html = ""
         for cell, is_right in zip(cells, aligned, strict=True):
             side = "right" if is_right else "left"
             style = f"text-align: {side}; white-space: pre"
-            made += f'<{tag} style="{style}">{html.escape(cell)}</{tag}>'
-        return f"<tr>{made}</tr>"
+            row_html += f'<{tag} style="{style}">{html.escape(cell)}</{tag}>'
+        return f"<tr>{row_html}</tr>"
 
     body = "".join(row(cells, "td") for cells in rows)
     foot = "".join(row(cells, "th") for cells in totals)

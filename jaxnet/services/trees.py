@@ -20,8 +20,8 @@ Differences = dict[str, tuple[Any, Any]]
 
 def flat(tree: PyTree, is_leaf: Callable[[Any], bool] | None = is_stored) -> list[tuple[str, Any]]:
     """Return the leaves of a tree with their paths as messages show them."""
-    found = _sorted(lambda: jax.tree_util.tree_leaves_with_path(tree, is_leaf))
-    return [(path_name(path), leaf) for path, leaf in found]
+    leaves = _sorted(lambda: jax.tree_util.tree_leaves_with_path(tree, is_leaf))
+    return [(path_name(path), leaf) for path, leaf in leaves]
 
 
 def leaves_of(tree: PyTree) -> list[Any]:
@@ -119,29 +119,29 @@ def in_words(tree: PyTree) -> dict[str, str]:
     return {path: describe(leaf) for path, leaf in flat(tree)}
 
 
-def differences(expected: Mapping[str, Any], given: Mapping[str, Any]) -> Differences:
+def differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> Differences:
     """Return the entries that are missing, differ or are not expected, in this order of the paths.
 
     Args:
-      expected, given: What is compared, by path, such as shapes or the result of `in_words`.
+      expected, actual: What is compared, by path, such as shapes or the result of `in_words`.
 
     Example:
       >>> differences({"a": (2,), "b": (3,)}, {"b": (3,), "c": ()})
       {'a': ((2,), None), 'c': (None, ())}
     """
-    found = {}
-    for path in [*expected, *given]:
-        want, have = expected.get(path), given.get(path)
+    differing = {}
+    for path in [*expected, *actual]:
+        want, have = expected.get(path), actual.get(path)
         if want != have:
-            found[path] = want, have
-    return found
+            differing[path] = want, have
+    return differing
 
 
-def as_lines(found: Differences, inside: Path = (), most: int | None = None) -> list[str]:
+def as_lines(differing: Differences, inside: Path = (), most: int | None = None) -> list[str]:
     """Return differences as lines of a message.
 
     Args:
-      found: Result of `differences`.
+      differing: Result of `differences`.
       inside: Names in front of each path.
       most: Number of differences to show; all by default.
 
@@ -150,7 +150,7 @@ def as_lines(found: Differences, inside: Path = (), most: int | None = None) -> 
       ['  net/a: expected (2,), got nothing', '  net/b: expected (3,), got (4,)', ...]
     """
     lines = []
-    for path, (want, have) in found.items():
+    for path, (want, have) in differing.items():
         got = "nothing" if have is None else have
         words = "unknown entry" if want is None else f"expected {want}, got {got}"
         lines.append("  " + "/".join((*inside, f"{path}: {words}")))

@@ -18,7 +18,14 @@ import numpy as np
 
 from jaxnet.services.checks import check_mask, check_type, is_key, on_device
 from jaxnet.services.files import readable
-from jaxnet.services.saving import KNOWN, Notes, check_seal, opened, read_tensors, write_file
+from jaxnet.services.saving import (
+    SAFETENSORS_DTYPES,
+    Notes,
+    check_seal,
+    opened,
+    read_tensors,
+    write_file,
+)
 from jaxnet.services.trees import as_lines, describe, differences
 
 PyTree = Any
@@ -312,7 +319,7 @@ def _to_array(who: str, name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str
             raise TypeError(f"save: {name} must fit 64 bits, got {leaf}") from None
     array = np.asarray(leaf, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype.name in KNOWN:
+    if array.dtype.name in SAFETENSORS_DTYPES:
         return array, {}
     if not jnp.issubdtype(array.dtype, np.number) or array.dtype.kind == "m":  # a duration
         raise TypeError(f"{who}: {name} must hold numbers, got dtype {array.dtype}")

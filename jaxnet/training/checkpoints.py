@@ -339,7 +339,9 @@ class Checkpoints:
         files = [stored.file_of(half, process) for process in range(jax.process_count())]
         try:
             with self._telling(step):
-                write_file("Checkpoints", files[jax.process_index()], *contents, own=True)
+                write_file(
+                    "Checkpoints", files[jax.process_index()], *contents, must_be_regular=True
+                )
                 if all(file.exists() for file in files):
                     with suppress(FileNotFoundError):  # another process was the last one too
                         half.rename(path)

@@ -8,7 +8,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
-from jaxnet.services.files import claim, own_file
+from jaxnet.services.files import claim, open_regular_file
 from jaxnet.services.warn import warn
 
 
@@ -42,7 +42,7 @@ class Held:
     """
 
     def __init__(self, who: str, folder: Path):
-        number = own_file(who, folder / ".lock", os.O_RDWR | os.O_CREAT)
+        number = open_regular_file(who, folder / ".lock", os.O_RDWR | os.O_CREAT)
         self._closing = weakref.finalize(self, os.close, number)
         try:
             self._take(who, folder, number)

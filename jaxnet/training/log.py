@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxnet.services.checks import check_type
-from jaxnet.services.files import file_path, own_file, replace_file, told
+from jaxnet.services.files import file_path, open_regular_file, replace_file, told
 from jaxnet.training.epoch import Epoch
 
 
@@ -56,7 +56,7 @@ def append_log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> N
     last = end.rstrip(b"\n").rpartition(b"\n")[2]
     if not end or (end.endswith(b"\n") and _step(path, last) < row["step"]):
         path.parent.mkdir(parents=True, exist_ok=True)
-        number = own_file("append_log", path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        number = open_regular_file("append_log", path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             with os.fdopen(number, "ab") as file:
                 file.write(line)
@@ -73,7 +73,7 @@ def _end(path: Path, size: int = 2**14) -> bytes:
     """Return the last bytes of a file, with at least one whole line of usual length."""
     if not os.path.lexists(path):
         return b""
-    with os.fdopen(own_file("append_log", path, os.O_RDONLY), "rb") as file:
+    with os.fdopen(open_regular_file("append_log", path, os.O_RDONLY), "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - size))
         return file.read()
 

@@ -89,7 +89,7 @@ def read_run(folder: Path) -> dict[str, Any]:
       ValueError: If it was written by another version of jaxnet; the message names the version.
     """
     written = None
-    stored = config_of("Checkpoints", file_of(folder, 0), whole=False)
+    stored = config_of("Checkpoints", file_of(folder, 0), verify=False)
     with suppress(AttributeError, TypeError, KeyError):
         written = stored.get("jaxnet")
         kinds = {"processes": int, "leaves": dict, "optimizer": str, "scalars": dict}

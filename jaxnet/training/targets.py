@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.services.checks import WrongValues, known
+from jaxnet.services.checks import WrongValues, concrete_values
 from jaxnet.services.trees import PyTree, flat, is_float, key_spec, memo_of, shapes_of
 from jaxnet.services.warn import warn
 from jaxnet.training.objective import Supervised, supervised_in
@@ -111,7 +111,7 @@ def check_bytes(net: Layer, x: PyTree, who: str) -> None:
       >>> check_bytes(net, np.ones((3, 4), np.uint8), "fit")
     """
     for path, leaf in flat(x):
-        values = known(leaf)
+        values = concrete_values(leaf)
         if values is None or not values.size:
             continue
         in_unit = partial(_are_in_unit, values)

@@ -13,7 +13,7 @@ from jax.custom_batching import sequential_vmap
 
 from jaxnet import Layer, child_key, compose
 from jaxnet.initializers import normal
-from jaxnet.services.checks import all_at_least, check_values, known
+from jaxnet.services.checks import all_at_least, check_values, concrete_values
 from jaxnet.tools import as_array, check_options, within
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_fit, standardized
@@ -75,7 +75,7 @@ def _penalty(who: str, penalty: Any, features: int) -> Any:
     """Check a number, or numbers (features,), of at least 0."""
     if getattr(penalty, "ndim", 0):
         penalty = as_array(who, "penalty", penalty, "(features,)", "reals", {"features": features})
-        values = known(penalty)
+        values = concrete_values(penalty)
         if values is not None:
             check_values(who, "penalty", values, "[0, inf)")
     else:

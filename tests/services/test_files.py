@@ -210,7 +210,9 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
 WRITERS = {
     "log.jsonl": lambda place: jn.training.append_log(place, {"step": 1, "loss": 0.5}),
     ".lock": lambda place: Held("save", place.parent).close(),
-    "0.safetensors": lambda place: write_file("Checkpoints", place, {}, {}, None, own=True),
+    "0.safetensors": lambda place: write_file(
+        "Checkpoints", place, {}, {}, None, must_be_regular=True
+    ),
 }
 
 

@@ -51,5 +51,5 @@ from jaxnet.services.checks.rows import check_data as check_data
 from jaxnet.services.checks.rows import check_finite as check_finite
 from jaxnet.services.checks.rows import is_list_of_batches as is_list_of_batches
 from jaxnet.services.checks.rows import rows_not_finite as rows_not_finite
+from jaxnet.services.checks.tracing import concrete_values as concrete_values
 from jaxnet.services.checks.tracing import is_traced as is_traced
-from jaxnet.services.checks.tracing import known as known

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnet.services.checks.native import check_mask, to_device
 from jaxnet.services.checks.options import AXES
-from jaxnet.services.checks.tracing import known
+from jaxnet.services.checks.tracing import concrete_values
 from jaxnet.services.trees import PyTree, describe
 
 # What `as_array` accepts, by dtype, and the message for any other dtype.
@@ -129,12 +129,12 @@ def on_host(
     return array.astype(np.float64) if dtype == "reals" else array
 
 
-def _check_dtype(who: str, what: str, given: Any, dtype: str) -> None:
+def _check_dtype(who: str, what: str, got: Any, dtype: str) -> None:
     kind, words = _DTYPES[dtype]
-    if given == np.bool_ and dtype in ("reals", "booleans or numbers"):
+    if got == np.bool_ and dtype in ("reals", "booleans or numbers"):
         return
-    if not jnp.issubdtype(given, kind) or jnp.issubdtype(given, jnp.complexfloating):
-        raise TypeError(f"{who}: {what} must hold {words}, got {given}")
+    if not jnp.issubdtype(got, kind) or jnp.issubdtype(got, jnp.complexfloating):
+        raise TypeError(f"{who}: {what} must hold {words}, got {got}")
 
 
 def _check_form(
@@ -149,19 +149,19 @@ def _check_form(
         first = axes.index("...")
         places[first : first + free] = [tuple(shape[first : first + free])]
     fits = len(places) == len(axes) and free >= 0
-    known = {}
+    expected_sizes = {}
     for axis, size in zip(axes, places, strict=False):
         if axis[0].isdigit():
             fits &= str(size) in re.findall(r"\d+", axis)
         elif fits and sizes.setdefault(axis, size) != size:
-            known[axis] = sizes[axis]
-    if fits and not known:
+            expected_sizes[axis] = sizes[axis]
+    if fits and not expected_sizes:
         if not empty and 0 in shape:
             raise ValueError(
                 f"{who}: {what} must have shape {form} with sizes of at least 1, got {shape}"
             )
         return
-    having = ", ".join(f"{axis} = {size}" for axis, size in known.items())
+    having = ", ".join(f"{axis} = {size}" for axis, size in expected_sizes.items())
     wanted = f"{form} with {having}" if having else form
     one_less = not fits and not has_ellipsis and len(shape) + 1 == len(axes)
     hint = ". Is the batch axis missing? For a single example, pass x[None]" if one_less else ""
@@ -229,7 +229,7 @@ def check_range(ids: Any, size: int, what: str) -> None:
       ...
       ValueError: embedding: ids must be in [0, 5), got 7
     """
-    values = known(ids)
+    values = concrete_values(ids)
     if values is None:
         return
     wrong = values[(values < 0) | (values >= size)]

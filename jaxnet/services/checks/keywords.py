@@ -59,15 +59,17 @@ def explain_keywords(function: F) -> F:
       ...
       TypeError: conv: unknown argument stride; write strides=
     """
-    known = inspect.signature(function).parameters
-    places = [name for name, one in known.items() if one.kind == one.POSITIONAL_OR_KEYWORD]
+    parameters = inspect.signature(function).parameters
+    places = [name for name, one in parameters.items() if one.kind == one.POSITIONAL_OR_KEYWORD]
     who = function.__name__
 
     @functools.wraps(function)
     def checked(*args: Any, **options: Any) -> Any:
         for name in options:
-            if name not in known:
-                raise TypeError(f"{who}: unknown argument {name}; {instead(name, list(known))}")
+            if name not in parameters:
+                raise TypeError(
+                    f"{who}: unknown argument {name}; {instead(name, list(parameters))}"
+                )
         if len(args) > len(places):
             hint = f"; {_INPUTS.split(': ')[1]}" if "features" in places else ""
             raise TypeError(
@@ -79,9 +81,9 @@ def explain_keywords(function: F) -> F:
     return checked  # type: ignore[return-value]
 
 
-def instead(name: str, known: list[str]) -> str:
+def instead(name: str, names: list[str]) -> str:
     """Return what to write for an unknown argument, given the names of the known ones."""
-    near = difflib.get_close_matches(name, known, 1, 0.7)
+    near = difflib.get_close_matches(name, names, 1, 0.7)
     if name in _ELSEWHERE:
         return _ELSEWHERE[name]
-    return f"write {near[0]}=" if near else f"known: {', '.join(known)}"
+    return f"write {near[0]}=" if near else f"known: {', '.join(names)}"

@@ -65,10 +65,10 @@ def to_numpy(who: str, what: str, value: Any) -> np.ndarray:
     if hint:
         raise TypeError(f"{who}: {what} must be an array, got {type(value).__name__}; {hint}")
     try:
-        found = np.asarray(value)
-        if found.dtype == object and all(isinstance(each, Number) for each in found.flat):
-            found = np.array(found.tolist())  # of columns that could have gaps
-        return found
+        array = np.asarray(value)
+        if array.dtype == object and all(isinstance(each, Number) for each in array.flat):
+            array = np.array(array.tolist())  # of columns that could have gaps
+        return array
     except Exception as error:  # each library has its own errors
         raise TypeError(
             f"{who}: {what} must be an array, got {type(value).__name__}, which NumPy cannot read: "
@@ -127,10 +127,10 @@ def on_device(array: Any) -> jax.Array:
 
 def check_dtype(who: str, dtype: Any) -> None:
     """Raise unless JAX has this dtype."""
-    known = np.dtype(object)
+    canonical = np.dtype(object)
     with suppress(TypeError):
-        known = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
-    if dtype is None or not _has_numbers(known):
+        canonical = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+    if dtype is None or not _has_numbers(canonical):
         raise TypeError(f"{who}: dtype must be one of JAX, such as jnp.float32, got {dtype!r:.60}")
 
 
@@ -219,18 +219,20 @@ def native(who: str, what: str, value: Any) -> np.ndarray:
     """
     value = to_numpy(who, what, value)
     check_numbers(who, what, value)
-    kept = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
-    if kept.itemsize == value.dtype.itemsize:
-        return value.astype(kept, copy=False)
+    dtype = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
+    if dtype.itemsize == value.dtype.itemsize:
+        return value.astype(dtype, copy=False)
     with np.errstate(over="ignore"):
-        found = value.astype(kept)
-    lost = found != value if value.dtype.kind in "iu" else np.isinf(found) & np.isfinite(value)
+        converted = value.astype(dtype)
+    lost = (
+        converted != value if value.dtype.kind in "iu" else np.isinf(converted) & np.isfinite(value)
+    )
     if lost.any():
         raise ValueError(
-            f"{who}: {what} hold {value[lost][0]}, which {kept} cannot hold; JAX has 32 bits "
+            f"{who}: {what} hold {value[lost][0]}, which {dtype} cannot hold; JAX has 32 bits "
             "unless jax.enable_x64 is set"
         )
-    return found
+    return converted
 
 
 def all_native(x: PyTree, who: str, what: str = "the input") -> PyTree:
@@ -252,9 +254,9 @@ _FOREIGN: dict[type, bool] = {}
 
 def _is_foreign(leaf: Any) -> bool:
     """Return whether a leaf is an array that JAX has to convert, or neither array nor number."""
-    known = _FOREIGN.get(type(leaf))
-    if known is not None:
-        return known
+    cached = _FOREIGN.get(type(leaf))
+    if cached is not None:
+        return cached
     ready = isinstance(leaf, jax.Array | np.generic | Number)
     spec = hasattr(leaf, "dtype") and not (hasattr(leaf, "__array__") or is_sparse(leaf))
     return _FOREIGN.setdefault(type(leaf), not (ready or spec))

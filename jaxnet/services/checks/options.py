@@ -155,9 +155,9 @@ def a_function(who: str, what: str, value: Any, form: str, *, optional: bool = F
     # A layer can be called for its message alone.
     if not callable(value) or hasattr(value, "apply"):
         raise TypeError(f"{who}: {what} must be a function of {form}, got {type(value).__name__}")
-    given, _, named = form.partition("*, ")
+    positional, _, named = form.partition("*, ")
     keywords = [each.partition("=")[0] for each in AXES.findall(named)]
-    if form[0] == "(" and not takes(value, len(AXES.findall(given)), *keywords):
+    if form[0] == "(" and not takes(value, len(AXES.findall(positional)), *keywords):
         got = f"one of {inspect.signature(value)}"
         raise TypeError(f"{who}: {what} must be a function of {form}, got {got}")
 

@@ -103,15 +103,15 @@ def rows_not_finite(data: PyTree, *, on_device: bool = True) -> np.ndarray | Non
       >>> rows_not_finite((np.array([[1.0], [np.nan]]), np.array([1, 2]))).tolist()
       [False, True]
     """
-    found = None
+    wrong_rows = None
     for _, leaf in flat(data, is_sparse):
         if isinstance(leaf, jax.Array) and not (on_device and leaf.is_fully_addressable):
             continue
         array = leaf if isinstance(leaf, jax.Array) else to_numpy("data", "the array", leaf)
         finite = _finite_rows(array)
         if finite is not None and not finite.all():
-            found = ~finite if found is None else found | ~finite
-    return found
+            wrong_rows = ~finite if wrong_rows is None else wrong_rows | ~finite
+    return wrong_rows
 
 
 def _finite_rows(x: Any) -> np.ndarray | None:

@@ -8,13 +8,13 @@ import numpy as np
 from jaxnet.services.trees import PyTree, leaves_of
 
 
-def known(array: Any) -> np.ndarray | None:
+def concrete_values(array: Any) -> np.ndarray | None:
     """Return the values of an array on the host, or None if they are traced or on other hosts.
 
     Example:
-      >>> known(jnp.arange(3))
+      >>> concrete_values(jnp.arange(3))
       array([0, 1, 2], dtype=int32)
-      >>> jax.eval_shape(lambda x: print(known(x)), jn.spec((3,)))
+      >>> jax.eval_shape(lambda x: print(concrete_values(x)), jn.spec((3,)))
       None
     """
     if is_traced(array) or not getattr(array, "is_fully_addressable", True):
