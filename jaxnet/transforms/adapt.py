@@ -188,10 +188,10 @@ def _adapted(layer: Layer, options: Lora) -> Layer:
         if trainable is not None:
             matching("lora", trainable, params, what="trainable")
         axes = axes_of(run.layer, kernels, x)
-        own_key = child_key(key, "lora")
+        lora_key = child_key(key, "lora")
         factors = {}
         for path, kernel in kernels.items():
-            factors[path] = _draw(child_key(own_key, path), kernel, axes[path], rank)
+            factors[path] = _draw(child_key(lora_key, path), kernel, axes[path], rank)
         return beside(params, factors), state
 
     def apply(run, params, state, x):
@@ -238,13 +238,13 @@ def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]
 
 def beside(params: Params, factors: dict[str, tuple[Any, Any]], above: str = "") -> Params:
     """Return the params with two factors next to each kernel."""
-    found = {}
+    extended = {}
     for name, entry in params.items():
         path = above + name
-        found[name] = beside(entry, factors, f"{path}/") if isinstance(entry, dict) else entry
+        extended[name] = beside(entry, factors, f"{path}/") if isinstance(entry, dict) else entry
         if path in factors:
-            found[name + A], found[name + B] = factors[path]
-    return found
+            extended[name + A], extended[name + B] = factors[path]
+    return extended
 
 
 def check_factors(who: str, params: Params) -> None:

@@ -54,21 +54,21 @@ def repeat(layer: Layer, n: int) -> Layer:
             )
         return y, after
 
-    def init(run, key, given):
-        drawn = stacked_init(run.init, key, given, n)
+    def init(run, key, inputs):
+        drawn = stacked_init(run.init, key, inputs, n)
 
         def of_one(leaf):
             return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
         params, state = jax.tree.map(of_one, drawn)
-        x, further = first_and_further(names, given)
+        x, further = first_and_further(names, inputs)
         first = partial(one, run, turn=0)
         jax.eval_shape(first, params, state, x, further)  # raises if it changes the shape
         return drawn
 
-    def apply(run, params, state, given):
+    def apply(run, params, state, inputs):
         _check_copies("repeat", n, params, state)
-        x, further = first_and_further(names, given)
+        x, further = first_and_further(names, inputs)
 
         def body(x, each):
             i, params, state = each
@@ -85,8 +85,8 @@ def repeat(layer: Layer, n: int) -> Layer:
                 return jax.lax.dynamic_update_index_in_dim(stack, new, i, 0)
 
             y, after = one(run, params, jax.tree.map(take, states), x, further, i)
-            kept = {name: after.pop(name) for name in states}
-            return (y, jax.tree.map(put, states, kept)), after  # only sown values remain
+            next_states = {name: after.pop(name) for name in states}
+            return (y, jax.tree.map(put, states, next_states)), after  # only sown values remain
 
         turns = jnp.arange(n)
         if run.mode.stream is None:
@@ -191,9 +191,9 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
     def apply(run, params, state, x):
         def one(i, x):
             y, after = run(params, state, x, turn=i)
-            kept = {name: after[name] for name in state}
+            next_state = {name: after[name] for name in state}
             sown = {name: value for name, value in after.items() if name not in state}
-            return y, kept, sown
+            return y, next_state, sown
 
         each = jax.vmap(one, in_axes=(0, axis), out_axes=(axis, None, 0))
         try:

@@ -92,8 +92,8 @@ def remat(
             y, state = run.watched(named, transforms=True)(params, state, x, key=key)
             return named((), run.layer, x, y), state
 
-        kept = jax.checkpoint(inner, policy=rule if patterns else policy)
-        result = kept(params, state, x, run.call_key)
+        checkpointed = jax.checkpoint(inner, policy=rule if patterns else policy)
+        result = checkpointed(params, state, x, run.call_key)
         roles = {role(path) for path in paths}
         for what in patterns.keys() - roles:
             raise ValueError(

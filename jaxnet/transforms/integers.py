@@ -105,8 +105,8 @@ def quantized(
 
     def changed(change, layer, params, x):
         """Return the params with `change(kernel, axes, bits, group)` instead of each kernel."""
-        found = matching("quantized", where, params)
-        kernels = {path: leaf for path, leaf in found.items() if not path.endswith(FACTORS)}
+        matches = matching("quantized", where, params)
+        kernels = {path: leaf for path, leaf in matches.items() if not path.endswith(FACTORS)}
         axes = axes_of(layer, kernels, abstract(x, "quantized"))
         new = {}
         for path, kernel in kernels.items():
@@ -187,9 +187,9 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
     options = getattr(layer.inside, "options", None)
     if not isinstance(options, Quantization) or options.pack is None:
         is_aware = isinstance(options, Quantization)
-        made = "jn.quantized with aware=True" if is_aware else f"a {layer.kind}"
+        got = "jn.quantized with aware=True" if is_aware else f"a {layer.kind}"
         raise TypeError(
-            f"quantize: layer must be jn.quantized(net), whose params are integers, got {made}"
+            f"quantize: layer must be jn.quantized(net), whose params are integers, got {got}"
         )
     if _has_integers(params):
         raise ValueError("quantize: params are quantized already")
@@ -442,8 +442,8 @@ def _stored(params: Params, x: PyTree = ()) -> Params:
         if not _is_packed(entry):
             return entry
         (_, numbers), (name, scale) = sorted(entry.items())
-        own_dtype = dtype if name == "scale16" else scale.dtype
-        return Quantized(numbers, scale, own_dtype)
+        scale_dtype = dtype if name == "scale16" else scale.dtype
+        return Quantized(numbers, scale, scale_dtype)
 
     return jax.tree.map(each, params, is_leaf=_is_packed)
 

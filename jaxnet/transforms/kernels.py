@@ -57,20 +57,20 @@ def matching(who: str, where: str, params: Params, what: str = "where") -> dict[
       ValueError: lora: no parameter fits where='*/kernal'. The nearest paths: dense/kernel
     """
     entries = dict(flat(params))
-    found = {path: leaf for path, leaf in entries.items() if fits(where, path)}
-    if not found:
+    matches = {path: leaf for path, leaf in entries.items() if fits(where, path)}
+    if not matches:
         near = difflib.get_close_matches(where.removeprefix("*/"), entries, 5, cutoff=0.0)
         raise ValueError(
             f"{who}: no parameter fits {what}={where!r}. The nearest paths: "
             f"{', '.join(near) or 'none, the layer has no parameters'}"
         )
-    flats = [f"{path} {leaf.shape}" for path, leaf in found.items() if len(leaf.shape) < 2]
+    flats = [f"{path} {leaf.shape}" for path, leaf in matches.items() if len(leaf.shape) < 2]
     if flats and what == "where":  # what trains besides may have any shape
         raise ValueError(
             f"{who}: where={where!r} must fit kernels and tables only, which have inputs and "
             f"outputs; it fits {', '.join(flats[:5])} too"
         )
-    return found
+    return matches
 
 
 def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]:
@@ -177,14 +177,14 @@ def _uses(
     # JAX keeps `note`, so it holds no kernels, which may be traced.
     ranks = {path: len(leaf.shape) for path, leaf in kernels.items()}
 
-    def note(path, own, inputs=None, table=False):
+    def note(path, kernel, inputs=None, table=False):
         """Return a kernel, after its first use has shown its axes."""
-        rank = len(own.shape)
+        rank = len(kernel.shape)
         copies = ranks[path] - rank
         multiplies = inputs is not None
         axes = Axes(copies, inputs if multiplies else rank - 1, table)
         uses.setdefault(path, _Use(axes, multiplies))
-        return own
+        return kernel
 
     def run(params, state, x, key):
         return layer.apply(params, state, x, key=key)
@@ -197,29 +197,29 @@ def _uses(
     return uses
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["own"], meta_fields=["note"])
+@partial(jax.tree_util.register_dataclass, data_fields=["kernel"], meta_fields=["note"])
 @dataclass(frozen=True, eq=False)
 class Marked(Stored):
     """A kernel that notes how it is used."""
 
-    own: Any
+    kernel: Any
     note: Callable[..., jax.Array]
 
-    shape = property(lambda self: self.own.shape)
-    dtype = property(lambda self: self.own.dtype)
+    shape = property(lambda self: self.kernel.shape)
+    dtype = property(lambda self: self.kernel.dtype)
 
     def array(self) -> jax.Array:
-        return self.note(self.own)
+        return self.note(self.kernel)
 
     def astype(self, dtype: Any) -> "Marked":
-        return Marked(self.own.astype(dtype), self.note)
+        return Marked(self.kernel.astype(dtype), self.note)
 
     def product(self, x: jax.Array, inputs: int, transposed: bool) -> jax.Array:
-        kernel = self.note(self.own, inputs, transposed)
+        kernel = self.note(self.kernel, inputs, transposed)
         return product(x, kernel, inputs, transposed=transposed)
 
     def rows(self, ids: jax.Array) -> jax.Array:
-        return rows(self.note(self.own, 1, True), ids)
+        return rows(self.note(self.kernel, 1, True), ids)
 
 
 def replaced(params: Params, new: dict[str, Any]) -> Params:
@@ -233,7 +233,7 @@ def replaced(params: Params, new: dict[str, Any]) -> Params:
     def one(path, entry):
         return new.get(path_name(path), entry)
 
-    def whole(path, entry):
+    def is_leaf(path, entry):
         return is_stored(entry) or path_name(path) in new
 
-    return jax.tree_util.tree_map_with_path(one, params, is_leaf=whole, is_leaf_takes_path=True)
+    return jax.tree_util.tree_map_with_path(one, params, is_leaf=is_leaf, is_leaf_takes_path=True)

@@ -12,7 +12,7 @@ from jaxnet.services.checks import within
 from jaxnet.services.nodes import materialized
 from jaxnet.services.trees import PyTree, describe
 
-OWN = "target"  # name of the entry in the state
+TARGET = "target"  # name of the entry in the state
 
 
 def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> Layer:
@@ -73,9 +73,9 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
 
     def init(run, key, pair):
         params, state = run.init(key, _pair(pair)[0])
-        if OWN in state:
+        if TARGET in state:
             raise ValueError(
-                f"moving_average: {run.layer.name} already has an entry {OWN!r} in its state"
+                f"moving_average: {run.layer.name} already has an entry {TARGET!r} in its state"
             )
         # Copies, since a step donates the memory of each array.
         target = {
@@ -83,19 +83,19 @@ def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.9
             "state": jax.tree.map(jnp.copy, state),
             "step": jnp.zeros([], jnp.int32),
         }
-        return params, state | {OWN: target}
+        return params, state | {TARGET: target}
 
     def apply(run, params, state, pair):
-        x, given = _pair(pair)
-        target = state[OWN]
-        kept = {name: value for name, value in state.items() if name != OWN}
+        x, target_x = _pair(pair)
+        target = state[TARGET]
+        inner_state = {name: value for name, value in state.items() if name != TARGET}
         if run.train:
             target = _moved(target, jax.lax.stop_gradient(materialized(params)), decay)
-        y, after = run(params, kept, x)
-        followed, ahead = run(target["params"], target["state"], given, turn=1)
+        y, after = run(params, inner_state, x)
+        followed, ahead = run(target["params"], target["state"], target_x, turn=1)
         ahead = {name: value for name, value in ahead.items() if not name.startswith(SOWN)}
         followed, target = jax.lax.stop_gradient((followed, target | {"state": ahead}))
-        return (y, followed), after | {OWN: target}
+        return (y, followed), after | {TARGET: target}
 
     return transformed(layer, apply, kind="moving_average", init=init, new_entries=True, inputs=())
 

@@ -86,12 +86,12 @@ def collect(layer: Layer) -> Layer:
 
     def apply(run, params, state, x):
         y, after = run.watched(transforms=True, sown=True)(params, state, x)
-        sown, kept = {}, {}
+        sown, remaining = {}, {}
         for name, value in after.items():
             if name.startswith(SOWN):
                 sown[name.removeprefix(SOWN)] = value
             else:
-                kept[name] = value
-        return (y, sown), kept
+                remaining[name] = value
+        return (y, sown), remaining
 
     return transformed(layer, apply, kind="collect")

@@ -109,57 +109,57 @@ def spectral_norm(
 
     Reference: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
     """
-    own = "spectral_norm"
-    at_least(own, "iterations", iterations)
-    within(own, "epsilon", epsilon, "(0, inf)")
+    who = "spectral_norm"
+    at_least(who, "iterations", iterations)
+    within(who, "epsilon", epsilon, "(0, inf)")
 
     def init(run, key, x):
         params, state = run.init(key, x)
-        if own in state:
-            raise ValueError(f"{own}: the kernels of {run.layer.name} are already normalized")
+        if who in state:
+            raise ValueError(f"{who}: the kernels of {run.layer.name} are already normalized")
 
-        kernels = _kernels(params, run.layer, own)
+        kernels = _kernels(params, run.layer, who)
         axes = axes_of(run.layer, dict(flat(kernels)), x)
 
-        own_key = child_key(key, own)
+        vectors_key = child_key(key, who)
 
         def draw(path, kernel):
             name = path_name(path)
-            vectors = _drawn(child_key(own_key, name), kernel, axes[name])
+            vectors = _drawn(child_key(vectors_key, name), kernel, axes[name])
             return _power(kernel, vectors, 15, epsilon)
 
         vectors = jax.tree_util.tree_map_with_path(draw, kernels)
-        return params, state | {own: vectors}
+        return params, state | {who: vectors}
 
     def improve(kernel, vectors):
         return _power(jax.lax.stop_gradient(kernel), vectors, iterations, epsilon)
 
     def apply(run, params, state, x):
         params = materialized(params)
-        kernels = _kernels(params, run.layer, own)
-        vectors = jax.lax.stop_gradient(state[own])
+        kernels = _kernels(params, run.layer, who)
+        vectors = jax.lax.stop_gradient(state[who])
         if run.train:
             vectors = jax.tree.map(improve, kernels, vectors)
-        inner = {name: entry for name, entry in state.items() if name != own}
+        inner = {name: entry for name, entry in state.items() if name != who}
         divided = jax.tree.map(_divided, kernels, vectors)
         params = replaced(params, dict(flat(divided)))
         y, inner = run(params, inner, x)
-        return y, inner | {own: vectors}
+        return y, inner | {who: vectors}
 
-    return transformed(layer, apply, kind=own, init=init, name=name, new_entries=True)
+    return transformed(layer, apply, kind=who, init=init, name=name, new_entries=True)
 
 
 def _find(params: Params) -> Params:
     """Return the entries of params that are kernels."""
-    found = {}
+    kernels = {}
     for name, entry in params.items():
         if isinstance(entry, dict):
             inside = _find(entry)
             if inside:
-                found[name] = inside
+                kernels[name] = inside
         elif is_kernel(name):
-            found[name] = entry
-    return found
+            kernels[name] = entry
+    return kernels
 
 
 def _kernels(params: Params, layer: Layer, who: str) -> Params:
@@ -175,7 +175,7 @@ def _kernels(params: Params, layer: Layer, who: str) -> Params:
 def _join(params: Params) -> Params:
     """Return the params with each pair of g and v multiplied out."""
 
-    def whole(name: str, entry: Any) -> Any:
+    def join_entry(name: str, entry: Any) -> Any:
         if not isinstance(entry, dict):
             return entry
         if not (is_kernel(name) and set(entry) == {"g", "v"}):
@@ -190,7 +190,7 @@ def _join(params: Params) -> Params:
         factor = factor.reshape(*g.shape[:-1], *ones, g.shape[-1])
         return (v * broadcast(factor, v.shape)).astype(entry["v"].dtype)
 
-    return {name: whole(name, entry) for name, entry in params.items()}
+    return {name: join_entry(name, entry) for name, entry in params.items()}
 
 
 def _norm(v: jax.Array, copies: int) -> jax.Array:

@@ -71,17 +71,17 @@ def stream(
     if dtype is not None:
         check_dtype("stream", dtype)
 
-    def in_stream(given):
-        x, steps = _ragged(given) if ragged else (given, None)
+    def in_stream(inputs):
+        x, steps = _ragged(inputs) if ragged else (inputs, None)
         chunk = next((leaf.shape[:2] for leaf in jax.tree.leaves(x)), ())
         return x, Stream(length, dtype, steps, chunk)
 
-    def init(run, key, given):
-        x, stream = in_stream(given)
+    def init(run, key, inputs):
+        x, stream = in_stream(inputs)
         return run.init(key, x, stream=stream)
 
-    def apply(run, params, state, given):
-        x, stream = in_stream(given)
+    def apply(run, params, state, inputs):
+        x, stream = in_stream(inputs)
         return run(params, state, x, stream=stream)
 
     return transformed(net, apply, kind="stream", init=init, clear=True, inputs=())
@@ -108,8 +108,8 @@ def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
       {'c': (2, 4), 'h': (2, 4)}
     """
     stream = as_layer(stream, "start_stream", "stream")
-    given = {} if state is None else state
-    check_dict("start_stream", "state", given)
+    old_state = {} if state is None else state
+    check_dict("start_stream", "state", old_state)
     x = abstract(x, "start_stream")
 
     @jax.jit
@@ -118,14 +118,14 @@ def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
         return state  # the compiled program holds no params: nothing depends on them
 
     fresh = first_state(jax.random.key(0))
-    found = dict(flat(given))
-    expected = {path: np.shape(leaf) for path, leaf in flat(fresh) if path in found}
-    got = {path: np.shape(value) for path, value in found.items()}
+    entries = dict(flat(old_state))
+    expected = {path: np.shape(leaf) for path, leaf in flat(fresh) if path in entries}
+    got = {path: np.shape(value) for path, value in entries.items()}
     wrong = differences(expected, got)
     if wrong:
         head = "start_stream: the state does not fit the stream:"
         raise ValueError("\n".join([head, *as_lines(wrong)]))
-    leaves = [found.get(path, leaf) for path, leaf in flat(fresh)]
+    leaves = [entries.get(path, leaf) for path, leaf in flat(fresh)]
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
@@ -179,14 +179,14 @@ def batch_axes(stream: Layer, x: PyTree) -> PyTree:
     return jax.tree.map(axis, state_of(x), state_of(jax.tree.map(grown, x)))
 
 
-def _ragged(given: PyTree) -> tuple[PyTree, jax.Array]:
+def _ragged(inputs: PyTree) -> tuple[PyTree, jax.Array]:
     """Return x and its steps; raise unless the input is such a pair."""
-    if isinstance(given, tuple | list) and len(given) == 2:
-        x, steps = given
+    if isinstance(inputs, tuple | list) and len(inputs) == 2:
+        x, steps = inputs
         dtype = getattr(steps, "dtype", None)
         if dtype is not None and jnp.issubdtype(dtype, jnp.integer) and len(steps.shape) == 1:
             return x, steps
     raise ValueError(
         "stream: with ragged=True the input is (x, steps), with integers (batch,), got "
-        f"{describe(given)}"
+        f"{describe(inputs)}"
     )

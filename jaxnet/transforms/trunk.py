@@ -50,7 +50,7 @@ def tap(layer: Layer, *paths: str) -> Layer:
     skipped = Memo()
 
     def forward(m, x):
-        found: dict[str, PyTree] = {}
+        outputs_by_path: dict[str, PyTree] = {}
         calls: Counter[str] = Counter()
         passed: list[str] = []
 
@@ -61,21 +61,21 @@ def tap(layer: Layer, *paths: str) -> Layer:
                 name = f"{name}#{calls[name]}"
             passed.append(name)
             if name in paths:
-                found[name] = y
+                outputs_by_path[name] = y
             return y
 
         def done():
-            return found.keys() == set(paths)
+            return outputs_by_path.keys() == set(paths)
 
         inside(m._watched(Watch(see, done, skipped=skipped)), x)
-        missing = [path for path in paths if path not in found]
+        missing = [path for path in paths if path not in outputs_by_path]
         if missing:
             raise ValueError(
                 f"tap: {layer.name} has no layer {', '.join(map(repr, missing))}; "
                 f"it has {', '.join(passed)}. For layers inside transforms, see "
                 "jn.observe(layer, see, transforms=True)"
             )
-        outputs = [found[path] for path in paths]
+        outputs = [outputs_by_path[path] for path in paths]
         return tuple(outputs) if len(paths) > 1 else outputs[0]
 
     return compose(forward, name=layer.name, kind="tap")
