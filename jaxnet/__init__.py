@@ -159,10 +159,14 @@ def _instead(name: str, room: str = "jaxnet") -> str:
         "embed": "embedding",
         "meanpool": "avg_pool",
     }
-    plain = {n.replace("_", ""): home for n, home in homes.items() if n[0] != "_"}
+    by_short_name = {n.replace("_", ""): home for n, home in homes.items() if n[0] != "_"}
     short = name.lower().replace("_", "").removesuffix("1d").removesuffix("2d").removesuffix("3d")
-    near = [others[short]] if short in others else difflib.get_close_matches(short, plain, 1, 0.81)
-    return f"; did you mean jn.{plain.get(near[0], near[0])}?" if near else ""
+    near = (
+        [others[short]]
+        if short in others
+        else difflib.get_close_matches(short, by_short_name, 1, 0.81)
+    )
+    return f"; did you mean jn.{by_short_name.get(near[0], near[0])}?" if near else ""
 
 
 def _answer(room: _types.ModuleType) -> None:

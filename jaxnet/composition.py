@@ -49,8 +49,8 @@ def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
     _check_layers("serial", layers)
     names = inputs_of_all(layers)
 
-    def forward(m, given):
-        x, further = first_and_further(names, given)
+    def forward(m, inputs):
+        x, further = first_and_further(names, inputs)
         for layer in layers:
             x = call_with(m, layer, x, further)
         return x
@@ -126,15 +126,17 @@ def residual(
     _check_layers("residual", layers)
     names = inputs_of_all(layers)
 
-    def forward(m, given):
-        x, further = first_and_further(names, given)
+    def forward(m, inputs):
+        x, further = first_and_further(names, inputs)
         y = call_with(m, layer, x, further)
         x = x if shortcut is None else call_with(m, shortcut, x, further)
-        added, kept = jax.tree.map(jnp.shape, y), jax.tree.map(jnp.shape, x)
-        if added != kept or isinstance(y, tuple | list | dict):  # the sum of two tuples joins them
+        added, skipped = jax.tree.map(jnp.shape, y), jax.tree.map(jnp.shape, x)
+        if added != skipped or isinstance(
+            y, tuple | list | dict
+        ):  # the sum of two tuples joins them
             raise ValueError(
                 f"{name}: expected two arrays of equal shapes, got {added} from the layer and "
-                f"{kept} from the shortcut; pass a shortcut of the layer's output shape, "
+                f"{skipped} from the shortcut; pass a shortcut of the layer's output shape, "
                 "such as residual(layer, conv(features, 1, strides=2))"
             )
         return y + x
@@ -146,11 +148,11 @@ class Calls(NamedTuple):
     """A forward function that calls its layers in this order, whatever its input is.
 
     Fields:
-      given: The layers, as they were given.
+      members: The layers, as they were given.
       forward: The function of `m` and `x`.
     """
 
-    given: tuple[Layer | Callable[..., Any], ...]
+    members: tuple[Layer | Callable[..., Any], ...]
     forward: Callable[[Any, Any], Any]
 
     def __call__(self, m: Any, x: Any) -> Any:
@@ -160,13 +162,13 @@ class Calls(NamedTuple):
     def layers(self) -> tuple[tuple[str, Layer], ...]:
         """The layers with the names that their entries have; a layer that repeats has one name."""
         names: dict[int, str] = {}
-        found = []
-        for given in self.given:
-            layer = as_layer(given)
-            if id(given) not in names:
-                names[id(given)] = free_name(layer.name, names.values())
-            found.append((names[id(given)], layer))
-        return tuple(found)
+        named_layers = []
+        for member in self.members:
+            layer = as_layer(member)
+            if id(member) not in names:
+                names[id(member)] = free_name(layer.name, names.values())
+            named_layers.append((names[id(member)], layer))
+        return tuple(named_layers)
 
 
 def _check_layers(who: str, layers: tuple) -> None:

@@ -582,7 +582,7 @@ def test_the_laws_see_a_broken_layer():
 
 
 # A batch norm whose training output is 0: it passes every test of shapes and slopes.
-NO_OUTPUT = mutated(norm, "normalized(given, scale", "normalized(given, 0 * scale").batch_norm
+NO_OUTPUT = mutated(norm, "normalized(x_cast, scale", "normalized(x_cast, 0 * scale").batch_norm
 
 
 @pytest.mark.parametrize("law", [

@@ -12,7 +12,7 @@ How an x travels through a layer, for `jn.dense(4)` of dense.py:
 4. A layer of sequences takes x, (x, lengths) or a dict. `sequence.py` reads the three forms, and
    `Sequence.write` returns the form that came.
 5. In a stream, `m.stream` is the length of what is kept, and the layer keeps it in its state:
-   carries of `recurrent.py`, keys and values of `kept_keys.py`, the last steps of a convolution. A
+   carries of `recurrent.py`, keys and values of `kv_cache.py`, the last steps of a convolution. A
    layer that cannot stream says why by `m._not_in_stream(why)`.
 
 What most programs need is at `jn.`, the rest at `jn.layers`.

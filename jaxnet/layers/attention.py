@@ -13,7 +13,7 @@ from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.dropout import check_rate
 from jaxnet.layers.embedding import counted
 from jaxnet.layers.embedding import rotary as turn
-from jaxnet.layers.kept_keys import keep
+from jaxnet.layers.kv_cache import update_cache
 from jaxnet.ops import attention as ops
 from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
 from jaxnet.ops.product import add_bias, product
@@ -272,7 +272,7 @@ def _attend(m, form, q, k, v, memory, mask, scoring):
         return _to_all(form, q, k, v, mask, scoring)
     if m.stream is None:
         return _to_itself(m, form, q, k, v, mask, scoring)
-    return _to_kept(m, form, q, k, v, mask, scoring)
+    return _to_cache(m, form, q, k, v, mask, scoring)
 
 
 def _to_itself(m, form, q, k, v, mask, scoring):
@@ -296,8 +296,8 @@ def _to_all(form, q, k, v, mask, scoring):
     limits = _Limits.of(mask)
     parts = ring() if time == places and limits.are_all else None
     fuse = parts is None and added is None and _fuses(form, q, k, v, scoring, limits, seen)
-    plain = limits.are_all and scoring.key is None and scoring.bias is None
-    by_block = parts is not None or in_blocks(q, k, plain=plain)
+    is_plain_attention = limits.are_all and scoring.key is None and scoring.bias is None
+    by_block = parts is not None or in_blocks(q, k, plain=is_plain_attention)
     by_block = by_block and not form.return_weights
     table = None if limits.lengths is not None else seen
     if added is not None:
@@ -370,8 +370,8 @@ def _near(form: _Form, time: Any, places: Any, seen: jax.Array | None) -> jax.Ar
 
 def _by_block(form, q, k, v, limits, rest, parts, scoring):
     """Return the values, computed in blocks of places, and the logarithms of the sums."""
-    own = {"lengths": limits.lengths, "segments": limits.segments}
-    ranges = see(q.shape[1], k.shape[1], causal=form.causal, window=form.span, **own)
+    limits_of_keys = {"lengths": limits.lengths, "segments": limits.segments}
+    ranges = see(q.shape[1], k.shape[1], causal=form.causal, window=form.span, **limits_of_keys)
     if parts is not None:
         y, total = ring_attention(parts, q, k, v, ranges, scoring)
     else:
@@ -400,7 +400,7 @@ def _fuses(form, q, k, v, scoring, limits, seen):
     return ops.fits_cudnn(capability, q.dtype, q.shape[-1])
 
 
-def _to_kept(m, form, q, k, v, mask, scoring):
+def _to_cache(m, form, q, k, v, mask, scoring):
     """Attend from a chunk of a stream to itself and to the kept keys of earlier chunks."""
     if not form.causal and (form.span is None or form.span[1]):
         m._not_in_stream("attends to later places; with causal=True it would not")
@@ -410,18 +410,18 @@ def _to_kept(m, form, q, k, v, mask, scoring):
             "numbers to the scores by position"
         )
     before = None if form.span is None else form.span[0]
-    kept = keep(m, q, k, v, before=before, rotate=form.rotate, name=form.name)
-    if not form.return_weights and in_blocks(kept.q, kept.k, plain=scoring.key is None):
-        k, v, ranges, empty = kept.in_order()
-        bias = _placed(m, form, q, kept.at, np.arange(k.shape[1]), empty)
+    cache = update_cache(m, q, k, v, before=before, rotate=form.rotate, name=form.name)
+    if not form.return_weights and in_blocks(cache.q, cache.k, plain=scoring.key is None):
+        k, v, ranges, empty = cache.in_order()
+        bias = _placed(m, form, q, cache.at, np.arange(k.shape[1]), empty)
         scoring = scoring._replace(bias=bias)
-        y, total = blockwise_attention(kept.q, k, v, ranges, None, scoring)
-        return scoring.sunk(y, total), None, kept.fits
-    bias = _placed(m, form, q, kept.at, kept.places)
+        y, total = blockwise_attention(cache.q, k, v, ranges, None, scoring)
+        return scoring.sunk(y, total), None, cache.fits
+    bias = _placed(m, form, q, cache.at, cache.places)
     # What is kept begins as zeros, and a pass over all of it for each token would copy it.
     scoring = scoring._replace(bias=bias, finite=True)
-    y, weights = ops.dot_product_attention(kept.q, kept.k, kept.v, kept.seen, scoring)
-    return y, weights, kept.fits
+    y, weights = ops.dot_product_attention(cache.q, cache.k, cache.v, cache.seen, scoring)
+    return y, weights, cache.fits
 
 
 def _placed(m, form, q, queries, keys, before=0):
@@ -527,8 +527,8 @@ def check_mask(who: str, mask: Any) -> None:
         return
     advice = 'A memory is given by name: {"x": x, "memory": memory}'
     if not hasattr(mask, "dtype"):
-        given = type(mask).__name__
-        raise TypeError(f"{who}: a mask must be an array or jn.Segments, got {given}. {advice}")
+        got = type(mask).__name__
+        raise TypeError(f"{who}: a mask must be an array or jn.Segments, got {got}. {advice}")
     if jnp.issubdtype(mask.dtype, jnp.inexact) and len(mask.shape) != 4:
         raise ValueError(
             f"{who}: a mask of floats has the axes (batch, heads, time, positions), got "
@@ -555,13 +555,13 @@ def _check_sequences(queries, memory, form: _Form) -> None:
             f"{name}: queries {queries.shape} and memory {memory.shape} must have the same batch "
             "size"
         )
-    own = {
+    self_attention_options = {
         "causal=True": form.causal,
         "rotary": form.rotate,
         "window": form.span,
         "bias": form.bias,
     }
-    for option, value in own.items():
+    for option, value in self_attention_options.items():
         if value:
             raise ValueError(
                 f"{name}: {option} is for self-attention; queries and memory have different time "

@@ -244,10 +244,10 @@ def _padded(m, x, name, padding, size, steps, apart) -> tuple[jax.Array, Any]:
         return jax.lax.dynamic_slice_in_dim(row, step, before)
 
     if m.stream.steps is None:
-        kept = x[:, x.shape[1] - before :]
+        last_steps = x[:, x.shape[1] - before :]
     else:
-        kept = jax.vmap(latest)(x, m.stream.steps)
-    m.update("last", kept.astype(last.dtype))
+        last_steps = jax.vmap(latest)(x, m.stream.steps)
+    m.update("last", last_steps.astype(last.dtype))
     return x, ((0, 0), *pairs[1:])
 
 

@@ -134,8 +134,10 @@ def _dropout(kind: str, rate: float, axes: tuple[int, ...] | None, name: str) ->
             raise ValueError(f"{name}: axes must be axes of the input {x.shape}, got {axes}")
         if not m._in_training or rate == 0:
             return x
-        own = {axis % x.ndim for axis in apart}  # along other axes entries are dropped together
-        shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
+        drawn_axes = {
+            axis % x.ndim for axis in apart
+        }  # along other axes entries are dropped together
+        shape = tuple(size if axis in drawn_axes else 1 for axis, size in enumerate(x.shape))
         stays = bernoulli(m.key(), 1 - rate, shape)
         y = jnp.where(stays, x / (1 - rate), 0)
         return y.astype(x.dtype)

@@ -157,9 +157,9 @@ def learned_positions(
     checks.at_least(name, "max_length", max_length)
     checks.check_options(name, embedding_init=embedding_init)
 
-    def forward(m, given):
-        x, positions = _positions(m, given, name)
-        are_counted = m.stream is None and not isinstance(given, tuple | list)
+    def forward(m, inputs):
+        x, positions = _positions(m, inputs, name)
+        are_counted = m.stream is None and not isinstance(inputs, tuple | list)
         if are_counted and x.shape[1] > max_length:
             raise ValueError(
                 f"{name}: has {max_length} positions, got a sequence of length {x.shape[1]}"
@@ -200,8 +200,8 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
 
     checks.within(name, "base", base, "(0, inf)")
 
-    def forward(m, given):
-        x, positions = _positions(m, given, name)
+    def forward(m, inputs):
+        x, positions = _positions(m, inputs, name)
         checks.check_floats(name, x)
         if x.shape[-1] % 2:
             raise ValueError(f"{name}: expected an even number of features, got {x.shape}")
@@ -343,26 +343,26 @@ def stream_positions(m: Any, batch: int, time: int) -> jax.Array:
     return index[:, None] + np.arange(time)[None]
 
 
-def _positions(m: Any, given, name: str):
+def _positions(m: Any, inputs, name: str):
     """Return the input and the positions of its vectors, 0, 1, ... by default."""
-    if isinstance(given, tuple | list):
-        if len(given) != 2 or not all(hasattr(part, "shape") for part in given):
-            raise ValueError(f"{name}: expected x or (x, positions), got {describe(given)}")
-        x, positions = given
+    if isinstance(inputs, tuple | list):
+        if len(inputs) != 2 or not all(hasattr(part, "shape") for part in inputs):
+            raise ValueError(f"{name}: expected x or (x, positions), got {describe(inputs)}")
+        x, positions = inputs
         if positions.shape != x.shape[:-1]:
             raise ValueError(
                 f"{name}: expected one position per vector, {x.shape[:-1]}, got {positions.shape}"
             )
         return x, positions
-    checks.check_rank(name, given, 0, "(batch, time, features)")
-    if len(given.shape) != 3:
+    checks.check_rank(name, inputs, 0, "(batch, time, features)")
+    if len(inputs.shape) != 3:
         raise ValueError(
-            f"{name}: expected an input of shape (batch, time, features), got {given.shape}. "
+            f"{name}: expected an input of shape (batch, time, features), got {inputs.shape}. "
             "For other shapes, pass (x, positions)"
         )
     if m.stream is not None:
-        return given, stream_positions(m, *given.shape[:2])
-    return given, counted(given.shape[1])
+        return inputs, stream_positions(m, *inputs.shape[:2])
+    return inputs, counted(inputs.shape[1])
 
 
 def _angles(positions, size: int, base: float, dtype, scaling=None) -> jax.Array:

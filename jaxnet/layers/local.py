@@ -77,7 +77,7 @@ def locally_connected(
             )
         positions = tuple(n // step + 1 for n, step in zip(room, steps, strict=True))
         inputs = math.prod(window) * width
-        kernel = m.kernel("kernel", whole_init, (*positions, inputs, features), array=True)
+        kernel = m.kernel("kernel", init_all_positions, (*positions, inputs, features), array=True)
         seen = jnp.stack(list(taps(x, window, steps, pairs)), axis=-2)
         seen = seen.reshape(batch, *positions, inputs)
         seen = jnp.moveaxis(seen, 0, -2)
@@ -85,7 +85,7 @@ def locally_connected(
         bias = m.param("bias", bias_init, (*positions, features)) if use_bias else None
         return add_bias(y, bias)
 
-    def whole_init(key, shape, dtype):
+    def init_all_positions(key, shape, dtype):
         # All positions count as outputs, so that the initializer uses the fan-in of one unit.
         *positions, inputs, features = shape
         kernel = kernel_init(key, (inputs, math.prod(positions) * features), dtype)

@@ -108,8 +108,8 @@ def moe(
     router = dense(experts, use_bias=use_bias, kernel_init=kernel_init, name="router")
     copies = _experts(expert, experts, name)
 
-    def forward(m, given):
-        x, counts = _split(name, m, given)
+    def forward(m, inputs):
+        x, counts = _split(name, m, inputs)
         width = x.shape[-1]
         tokens = x.reshape(math.prod(x.shape[:-1]), width)
         number = tokens.shape[0]
@@ -175,8 +175,8 @@ def _report(m, k: int, real, logits, probabilities, sizes, plan: _Plan) -> None:
     z = jnp.square(jax.nn.logsumexp(logits, -1))
     m.sow("z", jnp.where(real, z, 0).sum() / total)
     m.sow("shares", shares)
-    kept = (plan.slots < plan.blocks * plan.rows).sum()
-    m.sow("dropped", 1 - kept / (total * k))
+    routed = (plan.slots < plan.blocks * plan.rows).sum()
+    m.sow("dropped", 1 - routed / (total * k))
 
 
 def _ranks(chosen: jax.Array, experts: int) -> tuple[jax.Array, jax.Array]:
@@ -229,8 +229,8 @@ def _apart(slots: jax.Array, fits: jax.Array, beyond: int) -> jax.Array:
 def _experts(expert: Layer, n: int, who: str) -> Layer:
     """Return copies of a layer, each of which computes one block (rows, width)."""
 
-    def init(run, key, given):
-        rows, _ = given
+    def init(run, key, inputs):
+        rows, _ = inputs
         one = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
         params, state = stacked_init(run.init, key, one, n)
         if state:
@@ -240,8 +240,8 @@ def _experts(expert: Layer, n: int, who: str) -> Layer:
             )
         return params, state
 
-    def apply(run, params, state, given):
-        rows, which = given
+    def apply(run, params, state, inputs):
+        rows, which = inputs
         if which is not None:
             params = jax.tree.map(lambda leaf: rows_of(leaf, which), params)
 
@@ -259,13 +259,13 @@ def _experts(expert: Layer, n: int, who: str) -> Layer:
     return transformed(expert, apply, kind="experts", init=init, name="experts", copies=n)
 
 
-def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array]:
+def _split(who: str, m: Any, inputs: Any) -> tuple[jax.Array, jax.Array]:
     """Return the tokens, and which of them count."""
-    x, mask = given, None
-    if isinstance(given, tuple | list):
-        if len(given) != 2:
-            raise ValueError(f"{who}: expected x or (x, mask), got {len(given)} entries")
-        x, mask = given
+    x, mask = inputs, None
+    if isinstance(inputs, tuple | list):
+        if len(inputs) != 2:
+            raise ValueError(f"{who}: expected x or (x, mask), got {len(inputs)} entries")
+        x, mask = inputs
     checks.check_rank(who, x, 2)
     checks.check_floats(who, x)
     if m.stream is not None:

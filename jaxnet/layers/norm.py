@@ -106,11 +106,11 @@ def batch_norm(
         _check_count(f"{name}: training", x, parts * math.prod(x.shape[:-1]), "feature", write)
         scale = scale.astype(mean.dtype)
         bias = bias.astype(mean.dtype)
-        given = x.astype(output_dtype(x))
+        x_cast = x.astype(output_dtype(x))
         if axis_name is None:
-            y, batch_mean, batch_var = normalized(given, scale, bias, epsilon)
+            y, batch_mean, batch_var = normalized(x_cast, scale, bias, epsilon)
         else:
-            y, batch_mean, batch_var = _normalized_over(axis_name, given, scale, bias, epsilon)
+            y, batch_mean, batch_var = _normalized_over(axis_name, x_cast, scale, bias, epsilon)
         m.update("mean", moved(mean, batch_mean))
         m.update("var", moved(var, batch_var))
         return y

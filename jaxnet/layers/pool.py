@@ -300,7 +300,7 @@ def _by_window(
     strides = window if strides is None else strides
     sizes = check_window(name, padding, window=window, strides=strides, dilation=dilation)
 
-    def whole(x):
+    def pool_all(x):
         size, steps, apart = sizes(x)
         space = x.shape[1:-1]
         pairs = pad_pairs(name, padding, space, size, steps, apart)
@@ -313,7 +313,7 @@ def _by_window(
             )
         return pool(x, size, steps, pairs, apart)
 
-    return _pooling(whole, name, kind)
+    return _pooling(pool_all, name, kind)
 
 
 def _fits(n: int, window: int, dilation: int, pair: tuple[int, int]) -> bool:

@@ -77,8 +77,8 @@ class Recurrence:
     def layer(self, kind: str) -> Layer:
         """Return the layer over sequences."""
 
-        def forward(m, given):
-            sequence = read_chunk(m, given, self.name)
+        def forward(m, inputs):
+            sequence = read_chunk(m, inputs, self.name)
             x = sequence.without_padding()
             mask = sequence.mask()
             if mask is not None:
@@ -87,13 +87,13 @@ class Recurrence:
             kernel, recurrent_kernel, *biases = weights
             # The bias is added in the loop, which avoids an array of all steps.
             pre = product(x.swapaxes(0, 1), kernel)  # (time, batch, gates * f)
-            kept = None if m.stream is None else self._kept(m, x)
-            initial = sequence.initial if kept is None else kept
+            previous_carry = None if m.stream is None else self._previous_carry(m, x)
+            initial = sequence.initial if previous_carry is None else previous_carry
             carry = self._carry(initial, x, weights)
             pre = pre.astype(hidden(carry).dtype)
             h, final = unroll(self.cell, pre, recurrent_kernel, tuple(biases), carry, mask)
-            if kept is not None:
-                before = _entries(kept)
+            if previous_carry is not None:
+                before = _entries(previous_carry)
                 for entry, value in _entries(final).items():
                     m.update(entry, value.astype(before[entry].dtype))
             return sequence.write(h.swapaxes(0, 1), final)  # (batch, time, features)
@@ -103,8 +103,8 @@ class Recurrence:
     def step(self, kind: str) -> Layer:
         """Return the layer of one step."""
 
-        def forward(m, given):
-            carry, x = _read_step(given, self.name)
+        def forward(m, inputs):
+            carry, x = _read_step(inputs, self.name)
             weights = self._weights(m, x)
             kernel, recurrent_kernel, bias, recurrent_bias = weights
             carry = self._carry(carry, x, weights)
@@ -112,8 +112,8 @@ class Recurrence:
             if self.cell == RESET_BEFORE:
                 carry = reset_before(pre, recurrent_kernel, carry)
                 return carry, carry
-            again = add_bias(product(hidden(carry), recurrent_kernel), recurrent_bias)
-            carry, _ = self.cell.step(pre, again, carry)
+            recurrent_pre = add_bias(product(hidden(carry), recurrent_kernel), recurrent_bias)
+            carry, _ = self.cell.step(pre, recurrent_pre, carry)
             return carry, hidden(carry)
 
         return compose(forward, name=self.name, kind=kind)
@@ -135,36 +135,36 @@ class Recurrence:
         recurrent_bias = None
         if self.use_bias and self.cell == GRU:
             # The bias of the candidate; the gates do not need a second bias.
-            own = entry("recurrent_bias", features)
-            none = jnp.zeros_like(own)
-            recurrent_bias = jnp.concatenate([none, none, own])
+            candidate_bias = entry("recurrent_bias", features)
+            none = jnp.zeros_like(candidate_bias)
+            recurrent_bias = jnp.concatenate([none, none, candidate_bias])
         return [kernel, recurrent_kernel, bias, recurrent_bias]
 
-    def _kept(self, m: Any, x: jax.Array) -> PyTree:
+    def _previous_carry(self, m: Any, x: jax.Array) -> PyTree:
         """Return the carry after the previous chunk of a stream."""
         shape = (x.shape[0], self.features)
         if not self.cell.memory:
             return m.state("h", zeros, shape)
         return {name: m.state(name, zeros, shape) for name in ("c", "h")}
 
-    def _carry(self, given: PyTree, x: jax.Array, weights: list[Any]) -> PyTree:
+    def _carry(self, initial: PyTree, x: jax.Array, weights: list[Any]) -> PyTree:
         """Return the given carry, or zeros, in the dtype of the computation."""
         shape = (x.shape[0], self.features)
         dtypes = [weight.dtype for weight in weights if weight is not None]
         dtype = jnp.result_type(x.dtype, *dtypes)
         like = {"c": dtype, "h": dtype} if self.cell.memory else dtype
-        if given is None:
-            given = jax.tree.map(lambda dtype: jnp.zeros(shape, dtype), like)
-        shapes = {getattr(leaf, "shape", None) for leaf in jax.tree.leaves(given)}
-        fits = jax.tree.structure(given) == jax.tree.structure(like)
+        if initial is None:
+            initial = jax.tree.map(lambda dtype: jnp.zeros(shape, dtype), like)
+        shapes = {getattr(leaf, "shape", None) for leaf in jax.tree.leaves(initial)}
+        fits = jax.tree.structure(initial) == jax.tree.structure(like)
         if not fits or shapes != {shape}:
             form = "a dict of c and h, each" if self.cell.memory else "an array"
-            got = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf).__name__), given)
+            got = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf).__name__), initial)
             raise ValueError(
                 f"{self.name}: the initial carry must be {form} (batch, features) = {shape}, "
                 f"got {got}. Omit it to start from zeros"
             )
-        carry = jax.tree.map(lambda leaf: leaf.astype(dtype), given)
+        carry = jax.tree.map(lambda leaf: leaf.astype(dtype), initial)
         return varying(carry, x, weights)
 
 
@@ -172,10 +172,10 @@ def _entries(carry: PyTree) -> dict[str, jax.Array]:
     return carry if isinstance(carry, dict) else {"h": carry}
 
 
-def _read_step(given: PyTree, who: str) -> tuple[PyTree, Any]:
-    if not isinstance(given, tuple | list) or len(given) != 2:
+def _read_step(inputs: PyTree, who: str) -> tuple[PyTree, Any]:
+    if not isinstance(inputs, tuple | list) or len(inputs) != 2:
         raise ValueError(f"{who}: a cell takes (carry, x), where None is a carry of zeros")
-    carry, x = given
+    carry, x = inputs
     check_rank(who, x, 0, "(batch, features)")
     if len(x.shape) != 2:
         raise ValueError(
@@ -223,8 +223,8 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
     cell = as_layer(cell, "recurrent", "cell")
     name = cell.name if name is None else name
 
-    def init(run, key, given):
-        step = _one_step(read_chunk(run.mode, given, name, rank=2).x)
+    def init(run, key, inputs):
+        step = _one_step(read_chunk(run.mode, inputs, name, rank=2).x)
         in_stream = run.mode.stream is not None
         run = run.changed(stream=None)
         params, state = run.init(key, (None, step))
@@ -235,11 +235,11 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
                     "are those of the carry in a stream. Give it another name"
                 )
         if in_stream:
-            state = state | _kept(_zero_carry(partial(run, turn=0), params, state, step))
+            state = state | _state_entries(_zero_carry(partial(run, turn=0), params, state, step))
         return params, state
 
-    def apply(run, params, state, given):
-        sequence = read_chunk(run.mode, given, name, rank=2)
+    def apply(run, params, state, inputs):
+        sequence = read_chunk(run.mode, inputs, name, rank=2)
         if run.mode.stream is None:
             y, final, state = _over_time(name, run, params, state, sequence)
             return sequence.write(y, final), state
@@ -249,14 +249,14 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
             part = before if entry.startswith(CARRY) else inner
             part[entry] = value
         zero = _zero_carry(partial(run, turn=0), params, inner, _one_step(sequence.x))
-        needed = _kept(zero)
-        compare("state", needed, before, given)
+        needed = _state_entries(zero)
+        compare("state", needed, before, inputs)
         leaves = [before[entry] for entry in needed]
         carry = jax.tree.unflatten(jax.tree.structure(zero), leaves)
         sequence = sequence._replace(initial=carry)
         y, final, inner = _over_time(name, run, params, inner, sequence)
         after = {}
-        for entry, value in _kept(final).items():
+        for entry, value in _state_entries(final).items():
             after[entry] = value.astype(before[entry].dtype)
         return sequence.write(y, final), inner | after
 
@@ -306,17 +306,17 @@ def _over_time(
     return y.swapaxes(0, 1), final, state
 
 
-def _initial(name: str, given: PyTree, zero: PyTree) -> PyTree:
+def _initial(name: str, initial: PyTree, zero: PyTree) -> PyTree:
     """Return the given carry, or zeros; raise unless it has the shapes of the zeros."""
-    if given is None:
+    if initial is None:
         return zero
-    needed, got = jax.tree.map(jnp.shape, zero), jax.tree.map(jnp.shape, given)
+    needed, got = jax.tree.map(jnp.shape, zero), jax.tree.map(jnp.shape, initial)
     if got != needed:
         raise ValueError(
             f"{name}: the initial carry must have the shapes {needed}, got {got}. "
             "Omit it to start from zeros"
         )
-    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), given, zero)
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), initial, zero)
 
 
 def _where(counts: jax.Array, new: PyTree, old: PyTree) -> PyTree:
@@ -347,13 +347,13 @@ def initial_carry(cell: Layer, x: Any) -> PyTree:
     x = check_input("initial_carry", x)
     params, state = jax.eval_shape(lambda key: cell.init(key, (None, x)), key_spec())
 
-    def run(params, state, given):
-        return cell.apply(params, state, given, key=jax.random.key(0), train=True)
+    def run(params, state, inputs):
+        return cell.apply(params, state, inputs, key=jax.random.key(0), train=True)
 
     return _zero_carry(run, params, state, x)
 
 
-def _kept(carry: PyTree) -> dict[str, Any]:
+def _state_entries(carry: PyTree) -> dict[str, Any]:
     """Return a carry as entries of the state of a stream."""
     return {f"{CARRY}{i}": leaf for i, leaf in enumerate(jax.tree.leaves(carry))}
 
@@ -361,8 +361,8 @@ def _kept(carry: PyTree) -> dict[str, Any]:
 def _zero_carry(run: Callable, params: Params, state: State, x: Any) -> PyTree:
     """Return the carry of zeros of a cell, given as a function of params, state and input."""
 
-    def carry(params, state, given):
-        pair, _ = run(params, state, given)
+    def carry(params, state, inputs):
+        pair, _ = run(params, state, inputs)
         return pair[0]
 
     shapes = jax.eval_shape(carry, params, state, (None, x))

@@ -111,10 +111,10 @@ def read_sequence(given: PyTree, who: str, *, rank: int = 3, passing: bool = Fal
     x: Any = given
     lengths = initial = None
     if isinstance(given, dict):
-        known = {"x", "lengths", "initial"}
+        allowed = {"x", "lengths", "initial"}
         if passing:
-            known.add("final")
-        if "x" not in given or set(given) - known:
+            allowed.add("final")
+        if "x" not in given or set(given) - allowed:
             hint = ""
             if "final" in given:
                 hint = "; to stack layers, write jn.layers.stack_rnn(a, b)"
@@ -144,14 +144,14 @@ def read_sequence(given: PyTree, who: str, *, rank: int = 3, passing: bool = Fal
     return Sequence(x, lengths, initial, given)
 
 
-def read_chunk(mode: Any, given: PyTree, who: str, *, rank: int = 3) -> Sequence:
+def read_chunk(mode: Any, inputs: PyTree, who: str, *, rank: int = 3) -> Sequence:
     """Call `read`, in a stream with the steps of this chunk that count as its lengths.
 
     Raises:
       ValueError: As in `read`.
       ValueError: If a carry is given in a stream, since the state has it.
     """
-    sequence = read_sequence(given, who, rank=rank)
+    sequence = read_sequence(inputs, who, rank=rank)
     if mode.stream is None:
         return sequence
     if sequence.initial is not None:
@@ -199,11 +199,11 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
     inner = as_layer(layer, "time_distributed", "layer")
     name = inner.name if name is None else name
 
-    def init(run, key, given):
-        return run.init(key, read_sequence(given, name, rank=2, passing=True).x)
+    def init(run, key, inputs):
+        return run.init(key, read_sequence(inputs, name, rank=2, passing=True).x)
 
-    def apply(run, params, state, given):
-        sequence = read_sequence(given, name, rank=2, passing=True)
+    def apply(run, params, state, inputs):
+        sequence = read_sequence(inputs, name, rank=2, passing=True)
         y, state = run(params, state, sequence.x)
         if not hasattr(y, "shape") or y.shape[:2] != sequence.x.shape[:2]:
             raise ValueError(
@@ -211,8 +211,8 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
                 f"{sequence.x.shape[:2]}, got {getattr(y, 'shape', type(y).__name__)}"
             )
         out = sequence.write(y)
-        if isinstance(given, dict):
-            out = {**given, **out}
+        if isinstance(inputs, dict):
+            out = {**inputs, **out}
         return out, state
 
     return transformed(inner, apply, kind="time_distributed", init=init, name=name, inputs=())
@@ -237,8 +237,8 @@ def last_step(*, name: str = "last_step") -> Layer:
       [3.0, 5.0]
     """
 
-    def forward(m, given):
-        sequence = read_sequence(given, name, rank=2, passing=True)
+    def forward(m, inputs):
+        sequence = read_sequence(inputs, name, rank=2, passing=True)
         x, lengths = sequence.x, sequence.lengths
         m._not_in_stream("takes the last step")
         if lengths is None:
@@ -283,12 +283,12 @@ def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
         raise ValueError("stack_rnn: needs at least one layer, such as stack_rnn(lstm(8), lstm(8))")
     layers = tuple(as_layer(layer, "stack_rnn", f"layer {i}") for i, layer in enumerate(layers))
 
-    def forward(m, given):
-        if not isinstance(given, dict):
+    def forward(m, inputs):
+        if not isinstance(inputs, dict):
             for layer in layers:
-                given = m(layer, given)
-            return given
-        initial = read_sequence(given, name, rank=2).initial
+                inputs = m(layer, inputs)
+            return inputs
+        initial = read_sequence(inputs, name, rank=2).initial
         if initial is None:
             initial = (None,) * len(layers)
         if not isinstance(initial, tuple | list) or len(initial) != len(layers):
@@ -299,10 +299,10 @@ def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
             )
         final = []
         for layer, carry in zip(layers, initial, strict=True):
-            out = m(layer, _with_initial(given, carry))
-            given = {**given, "x": out["x"]}
+            out = m(layer, _with_initial(inputs, carry))
+            inputs = {**inputs, "x": out["x"]}
             final.append(out["final"])
-        return _with_initial(given, None) | {"final": tuple(final)}
+        return _with_initial(inputs, None) | {"final": tuple(final)}
 
     return compose(forward, name=name, kind="stack_rnn")
 
@@ -357,9 +357,9 @@ def bidirectional(
     behind = forward if backward is None else backward
     back = as_layer(behind, name, "backward").replace(name="backward")
 
-    def both(m, given):
+    def both(m, inputs):
         m._not_in_stream("reads each sequence from its end")
-        sequence = read_sequence(given, name, rank=2)
+        sequence = read_sequence(inputs, name, rank=2)
         x, lengths, initial, _ = sequence
         if initial is None:
             initial = {"forward": None, "backward": None}
@@ -371,8 +371,8 @@ def bidirectional(
 
         def run(layer, x):
             """Return the outputs and the last carry of a layer."""
-            if isinstance(given, dict):
-                out = m(layer, _with_initial({**given, "x": x}, initial[layer.name]))
+            if isinstance(inputs, dict):
+                out = m(layer, _with_initial({**inputs, "x": x}, initial[layer.name]))
                 return out["x"], out["final"]
             if lengths is None:
                 return m(layer, x), None
@@ -406,7 +406,7 @@ def _beside(mask: jax.Array, ndim: int) -> jax.Array:
     return mask.reshape(mask.shape + (1,) * (ndim - 2))
 
 
-def _with_initial(given: dict, initial: PyTree) -> dict:
+def _with_initial(inputs: dict, initial: PyTree) -> dict:
     """Return the dict with a different initial carry; None removes it."""
-    rest = {key: value for key, value in given.items() if key != "initial"}
+    rest = {key: value for key, value in inputs.items() if key != "initial"}
     return rest if initial is None else {**rest, "initial": initial}

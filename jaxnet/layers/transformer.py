@@ -119,7 +119,7 @@ def transformer_block(
     shared["use_bias"] = [part for part in PROJECTIONS if part in biased]
     mode: dict[str, Any] = {"causal": causal, "window": window, "rotary": rotary, "bias": bias}
     multi_head_attention(heads, name=name, **mode, **shared)  # an error names the block
-    own = multi_head_attention(heads, name="attention", **mode, **shared)
+    self_attention = multi_head_attention(heads, name="attention", **mode, **shared)
     other = multi_head_attention(heads, name="cross_attention", **shared)
 
     def transform(m, x):
@@ -146,7 +146,7 @@ def transformer_block(
     def forward(m, x, mask=None, memory=None, memory_mask=None):
         checks.check_rank(name, x, 2, "(batch, time, width)")
         _check_memory(name, cross, memory, memory_mask)
-        x = add(m, lambda x: m(own, x, mask=mask), "attention", x)
+        x = add(m, lambda x: m(self_attention, x, mask=mask), "attention", x)
         if cross:
             x = add(m, lambda x: m(other, x, mask=memory_mask, memory=memory), "cross", x)
         return add(m, lambda x: transform(m, x), "mlp", x)

@@ -23,8 +23,8 @@ def at_label(values: jax.Array, labels: jax.Array) -> jax.Array:
     # Negative indices would count from the end, and 64-bit indices could overflow.
     outside = (labels < 0) | (labels >= classes)
     labels = jnp.where(outside, classes, labels)
-    found = jnp.take_along_axis(values, labels[..., None], axis=-1, mode="fill")
-    return found[..., 0]
+    picked = jnp.take_along_axis(values, labels[..., None], axis=-1, mode="fill")
+    return picked[..., 0]
 
 
 def at_target(values: jax.Array, targets: jax.Array) -> jax.Array:

@@ -127,11 +127,11 @@ def _wrong_call(
 ) -> TypeError:
     """Return the error of a loss or metric that is called with other things than two arrays."""
     numbers = [each for each in args if isinstance(each, int | float)]
-    given = options | dict(zip(defaults, numbers, strict=False))
+    passed = options | dict(zip(defaults, numbers, strict=False))
     words = []
     for option, default in defaults.items():
-        if option in given:
-            words.append(f"{option}={given[option]!r:.30}")
+        if option in passed:
+            words.append(f"{option}={passed[option]!r:.30}")
         elif default is inspect.Parameter.empty:
             words.append(f"{option}=...")
     name, room = function.__name__, function.__module__.split(".")[1]

@@ -45,9 +45,9 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
     def masked_loss(outputs: jax.Array, targets: Any) -> jax.Array:
         labels, mask = arrays.split_pair("masked", "targets must be (labels, mask)", targets)
         outputs = as_array("masked", "outputs", outputs)
-        known_labels = concrete_values(labels)
+        concrete_labels = concrete_values(labels)
         labels = as_array("masked", "labels", labels, dtype="booleans or numbers")
-        known_mask = concrete_values(mask)
+        concrete_mask = concrete_values(mask)
         mask = _read_mask("masked", mask)
         if not outputs.shape[: mask.ndim] == labels.shape[: mask.ndim] == mask.shape:
             raise ValueError(
@@ -55,13 +55,13 @@ def masked(loss: arrays.Loss = cross_entropy) -> arrays.Loss:
                 f", got {outputs.shape}, {labels.shape} and {mask.shape}"
             )
         # Mask the inputs too: 0 times a NaN slope would still be NaN.
-        if known_labels is None or known_mask is None:
+        if concrete_labels is None or concrete_mask is None:
             labels = _zero_outside(labels, mask)
         else:
-            valid = known_mask.astype(bool)
+            valid = concrete_mask.astype(bool)
             if not valid.any():
                 return jnp.zeros(len(valid), at_least_float32(outputs).dtype)
-            labels = _filled(known_labels, valid)
+            labels = _filled(concrete_labels, valid)
         values = loss(_zero_outside(outputs, mask), labels)
         _check_values("masked", "entry of the mask", values, mask.shape)
         values = as_array("masked", "values", values, dtype="reals")
@@ -169,7 +169,7 @@ def _by_label(who: str, loss: Any, table: Any, label: int | None) -> Callable[..
         table = arrays.read_weights(who, "class_weights", table, "(classes,)")
     inner, _, options = unwrapped(loss)
 
-    def weigh(outputs: jax.Array, targets: jax.Array, given: Any) -> tuple[jax.Array, Any]:
+    def weigh(outputs: jax.Array, targets: jax.Array, checkable: Any) -> tuple[jax.Array, Any]:
         """Return the weighted losses and the weights; each class of a row has its own weight."""
         by_entry = weight = None
         if table is not None:
@@ -178,14 +178,14 @@ def _by_label(who: str, loss: Any, table: Any, label: int | None) -> Callable[..
         if by_entry is not None and inner is cross_entropy:
             log_p = jax.nn.log_softmax(at_least_float32(outputs)) * by_entry
             return smoothed(log_p, targets, **options), weight
-        values = loss(outputs, given)
+        values = loss(outputs, checkable)
         _check_values(who, "label", values, outputs.shape[:-1])
         weight = 1.0 if weight is None else weight
         return at_least_float32(values) * weight, weight
 
     def of_labels(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, Any, Any]:
         """Return the weighted losses, the weights, and which of the labels count."""
-        given = concrete_values(targets)
+        checkable = concrete_values(targets)
         outputs, targets = arrays.read_labels(who, outputs, targets)
         counted: Any = True
         if label is not None:
@@ -194,10 +194,10 @@ def _by_label(who: str, loss: Any, table: Any, label: int | None) -> Callable[..
             outputs = _zero_outside(outputs, counted)
             targets = jnp.where(counted, targets, 0)
         # In NumPy, so that known labels can be checked.
-        given = targets if given is None else np.where(given == label, 0, given)
+        checkable = targets if checkable is None else np.where(checkable == label, 0, checkable)
         classes = outputs.shape[-1]
-        arrays.check_labels(who, given, classes)
-        values, weight = weigh(outputs, targets, given)
+        arrays.check_labels(who, checkable, classes)
+        values, weight = weigh(outputs, targets, checkable)
         inside = (targets >= 0) & (targets < classes)  # the weights may be traced
         return jnp.where(inside, values, jnp.nan), weight, counted
 

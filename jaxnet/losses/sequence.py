@@ -58,7 +58,7 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     y = as_array("ctc", "labels", labels, "(batch, n)", "integers", sizes)
     n = as_array("ctc", "label_lengths", label_lengths, "(batch,)", "integers", sizes)
     _, steps, classes = z.shape
-    _check_known(labels, label_lengths, classes, blank)
+    _check_concrete(labels, label_lengths, classes, blank)
     padding = jnp.arange(steps)[None] >= size[:, None]  # (batch, steps)
     label_padding = jnp.arange(y.shape[1])[None] >= n[:, None]  # (batch, n)
     z = jnp.where(padding[..., None], 0, at_least_float32(z))
@@ -78,7 +78,7 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     return jnp.where(labels_fit & steps_fit & counts_fit, values, jnp.nan)
 
 
-def _check_known(labels: Any, label_lengths: Any, classes: int, blank: int) -> None:
+def _check_concrete(labels: Any, label_lengths: Any, classes: int, blank: int) -> None:
     """Raise if known values do not have a probability."""
     check_range(label_lengths, labels.shape[1] + 1, "ctc: label_lengths")
     counts = concrete_values(label_lengths)

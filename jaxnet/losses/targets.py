@@ -101,10 +101,10 @@ def _unknown(who: str, outputs: Any, targets: Any) -> None:
 
 def _distribution(who: str, outputs: Any, targets: Any) -> None:
     """Raise for labels, which optax would broadcast against the classes."""
-    given, wanted = jnp.shape(targets), jnp.shape(outputs)
-    looks_like_labels = given in (wanted[:-1], (*wanted[:-1], 1))
-    if wanted and looks_like_labels and given != wanted:
-        where = "targets[..., 0]" if len(given) == len(wanted) else "targets"
+    got, wanted = jnp.shape(targets), jnp.shape(outputs)
+    looks_like_labels = got in (wanted[:-1], (*wanted[:-1], 1))
+    if wanted and looks_like_labels and got != wanted:
+        where = "targets[..., 0]" if len(got) == len(wanted) else "targets"
         raise ValueError(
             f"{who}: targets must be probabilities {wanted}, got {describe(targets)}. For labels, "
             f"write jax.nn.one_hot({where}, {wanted[-1]}), or take "

@@ -79,9 +79,9 @@ def linear_cross_entropy(
     @jax.checkpoint
     def values(args: Any) -> jax.Array:
         rows, targets = args
-        own_bias = None if bias is None else bias.astype(bias_dtype)
+        cast_bias = None if bias is None else bias.astype(bias_dtype)
         logits = product(rows, kernel.astype(dtype), transposed=transposed)
-        logits = at_least_float32(add_bias(logits, own_bias))
+        logits = at_least_float32(add_bias(logits, cast_bias))
         if softcap is not None:
             logits = softcap * jnp.tanh(logits / softcap)
         return smoothed(jax.nn.log_softmax(logits), targets, label_smoothing)
@@ -98,5 +98,5 @@ def linear_cross_entropy(
         padded = jnp.pad(a, [(0, missing)] + [(0, 0)] * len(last))
         return padded.reshape(size, count, *last).swapaxes(0, 1)
 
-    found = jax.lax.map(values, (cut(x, width), cut(labels)))
-    return found.swapaxes(0, 1).ravel()[: labels.size].reshape(labels.shape)
+    losses = jax.lax.map(values, (cut(x, width), cut(labels)))
+    return losses.swapaxes(0, 1).ravel()[: labels.size].reshape(labels.shape)

@@ -55,21 +55,21 @@ def confusion(
             "confusion: predictions must hold integers or booleans; for two classes, write p > 0.5 "
             f"of probabilities or z > 0 of logits, got {predictions.dtype}"
         )
-    predictions = as_array("confusion", "predictions", _whole(predictions), dtype="integers")
-    labels = as_array("confusion", "labels", _whole(labels), dtype="integers")
+    predictions = as_array("confusion", "predictions", _as_integers(predictions), dtype="integers")
+    labels = as_array("confusion", "labels", _as_integers(labels), dtype="integers")
     if predictions.shape != labels.shape:
         raise ValueError(
             "confusion: expected predictions and labels of the same shape, got "
             f"{predictions.shape} and {labels.shape}"
         )
     true = concrete_values(labels)
-    found = concrete_values(predictions)
-    if true is not None and found is not None:
+    predicted = concrete_values(predictions)
+    if true is not None and predicted is not None:
         counted = (true >= 0) & (true < classes)
         if void is not None:
             counted &= true != void
-        beyond = (found < 0) | (found >= classes)
-        wrong = found[counted & beyond]
+        beyond = (predicted < 0) | (predicted >= classes)
+        wrong = predicted[counted & beyond]
         if wrong.size:
             raise ValueError(
                 f"confusion: predictions must be in [0, {classes}) if the label is a class, got "
@@ -78,7 +78,7 @@ def confusion(
     return _count(predictions, labels, int(classes), None if void is None else int(void))
 
 
-def _whole(a: Any) -> Any:
+def _as_integers(a: Any) -> Any:
     """Return booleans as integers, and anything else unchanged."""
     return a.astype(np.int32) if getattr(a, "dtype", None) == np.bool_ else a
 
@@ -149,20 +149,20 @@ def scores(matrix: jax.Array) -> Scores:
 
 @jax.jit
 def _scores(matrix: jax.Array) -> Scores:
-    def ratio(part, whole, empty=0.0):
-        some = whole > 0
-        value = jnp.where(some, part / jnp.where(some, whole, 1), empty)
-        return jnp.where(jnp.isnan(whole), jnp.nan, value)
+    def ratio(part, total, empty=0.0):
+        some = total > 0
+        value = jnp.where(some, part / jnp.where(some, total, 1), empty)
+        return jnp.where(jnp.isnan(total), jnp.nan, value)
 
     matrix = jnp.where((matrix < 0).any(), jnp.nan, matrix)
     correct = jnp.diagonal(matrix)
-    found = matrix.sum(0)
+    predicted = matrix.sum(0)
     true = matrix.sum(1)
-    iou = ratio(correct, found + true - correct, jnp.nan)
+    iou = ratio(correct, predicted + true - correct, jnp.nan)
     return Scores(
-        precision=ratio(correct, found),
+        precision=ratio(correct, predicted),
         recall=ratio(correct, true),
-        f1=ratio(2 * correct, found + true),
+        f1=ratio(2 * correct, predicted + true),
         iou=iou,
         mean_iou=jnp.nanmean(iou),
         accuracy=ratio(correct.sum(), matrix.sum(), jnp.nan),

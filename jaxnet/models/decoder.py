@@ -172,8 +172,8 @@ def decoder(
     far = {"window": None, "rotary": rotary}
     blocks = []
     for i in range(depth):
-        own = near if windowed[i % len(windowed)] else far
-        options: dict[str, Any] = {**shared, **own, "name": f"block_{i}"}
+        attention_options = near if windowed[i % len(windowed)] else far
+        options: dict[str, Any] = {**shared, **attention_options, "name": f"block_{i}"}
         blocks.append(jn.transformer_block(heads, mlp_features, **options))
     embedding, head = _embedding_and_head(vocabulary, width, tied, logit_softcap)
 
@@ -247,10 +247,10 @@ def _at_positions(
 ) -> jax.Array:
     """Return vectors plus learned positions, if there are any, after dropout."""
     if max_length is not None:
-        given = x
+        positioned = x
         if isinstance(mask, jn.Segments):
-            given = (x, mask.positions())
-        x = m(jn.learned_positions(max_length, name="positions"), given)
+            positioned = (x, mask.positions())
+        x = m(jn.learned_positions(max_length, name="positions"), positioned)
     if dropout_rate:
         x = m(jn.dropout(dropout_rate), x)
     return x

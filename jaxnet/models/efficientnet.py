@@ -114,21 +114,21 @@ def efficientnet(
     one_of("efficientnet", "variant", variant, VARIANTS)
     at_least("efficientnet", "classes", classes)
     within("efficientnet", "drop_path_rate", drop_path_rate, "[0, 1)")
-    given = VARIANTS[variant]
+    config = VARIANTS[variant]
     options = {
-        "epsilon": given.epsilon,
-        "momentum": given.momentum,
+        "epsilon": config.epsilon,
+        "momentum": config.momentum,
         "activation": jax.nn.silu,
     }
-    counts = [math.ceil(n * given.depth) for *_, n, _ in given.stages]
+    counts = [math.ceil(n * config.depth) for *_, n, _ in config.stages]
 
     def scaled(maps):
-        return divisible(maps * given.width)
+        return divisible(maps * config.width)
 
     def forward(m, x):
-        x = unit(m, x, scaled(given.stem), 3, 2, name="conv_0", **options)
+        x = unit(m, x, scaled(config.stem), 3, 2, name="conv_0", **options)
         done = 0
-        for stage, (times, size, first, maps, _, fused) in enumerate(given.stages):
+        for stage, (times, size, first, maps, _, fused) in enumerate(config.stages):
             for i in range(counts[stage]):
                 named = {
                     "name": f"stage_{stage + 1}_block_{i + 1}",
@@ -143,9 +143,9 @@ def efficientnet(
                 layer = block(scaled(maps), times * features, size, strides, **named)
                 x = m(layer, x)
                 done += 1
-        x = unit(m, x, scaled(given.last), name="conv_last", **options)
+        x = unit(m, x, scaled(config.last), name="conv_last", **options)
         x = m(global_avg_pool(), x)
-        x = m(dropout(given.rate), x)
+        x = m(dropout(config.rate), x)
         return m(dense(classes, name="output"), x)
 
     return compose(forward, name=name, kind="efficientnet")

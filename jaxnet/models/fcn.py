@@ -109,8 +109,8 @@ def fcn(
             upsample = _upsample(coarse // fine, learned, f"upsample_{coarse}_to_{fine}")
             upsampled = m(upsample, scores)
             scores = _fit(upsampled, a.shape) + m(_score(classes, fine), a)
-        whole = m(resize(scale=stride, name=f"upsample_{stride}"), scores)
-        return _fit(whole, x.shape)  # (batch, height, width, classes)
+        upscaled = m(resize(scale=stride, name=f"upsample_{stride}"), scores)
+        return _fit(upscaled, x.shape)  # (batch, height, width, classes)
 
     return compose(forward, name=name, kind="fcn")
 
@@ -158,12 +158,12 @@ def _fit(x: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 
 def _check_map(name: str, path: str, stride: int, a: jax.Array, x: jax.Array) -> None:
-    found = a.shape[1:3]
+    map_size = a.shape[1:3]
     image = x.shape[1:3]
-    sizes = zip(found, image, strict=True)
+    sizes = zip(map_size, image, strict=True)
     if any(abs(n * stride - size) >= 3 * stride for n, size in sizes):
-        about = round(math.sqrt(math.prod(image) / math.prod(found)))
+        about = round(math.sqrt(math.prod(image) / math.prod(map_size)))
         raise ValueError(
-            f"{name}: the map of {path} is {found} for an image of {image}, a stride of about "
+            f"{name}: the map of {path} is {map_size} for an image of {image}, a stride of about "
             f"{about}, but taps has {stride}"
         )

@@ -119,14 +119,14 @@ def _partial_conv(name: str) -> Layer:
         kernel = lecun_normal()(key, (5, 5, maps, features), dtype)
         return kernel[..., sources, targets]
 
-    whole = conv(features, 5, padding="VALID")
+    full_conv = conv(features, 5, padding="VALID")
 
     def forward(m, x):
-        given = m.param("kernel", kernel_init, (5, 5, len(sources)))
-        kernel = jnp.zeros((5, 5, x.shape[-1], features), given.dtype)
-        kernel = kernel.at[..., sources, targets].set(given)
+        connected = m.param("kernel", kernel_init, (5, 5, len(sources)))
+        kernel = jnp.zeros((5, 5, x.shape[-1], features), connected.dtype)
+        kernel = kernel.at[..., sources, targets].set(connected)
         bias = m.param("bias", zeros, (features,))
-        y, _ = whole.apply({"kernel": kernel, "bias": bias}, {}, x)
+        y, _ = full_conv.apply({"kernel": kernel, "bias": bias}, {}, x)
         return y
 
     return compose(forward, name=name, kind="partial_conv")

@@ -110,13 +110,13 @@ def rnnsearch(
     decoder = _decoder(features, attention)
     readout = _readout(target_vocabulary, readout_features, maxout, drop)
 
-    def forward(m, given):
-        if not isinstance(given, tuple | list) or len(given) != 3:
+    def forward(m, inputs):
+        if not isinstance(inputs, tuple | list) or len(inputs) != 3:
             raise ValueError(
                 f"{name}: expected (source, lengths, target): ids (batch, source time), their "
                 "lengths (batch,) and the ids before each output, (batch, time)"
             )
-        source, lengths, target = given
+        source, lengths, target = inputs
         if return_weights and not attention:
             raise ValueError(f"{name}: return_weights=True needs attention=True")
         encoded = m.whole(encoder, (source, lengths))
@@ -133,8 +133,8 @@ def _encoder(
 ) -> Layer:
     """Return the layer from source ids and lengths to (first state, memory) of the decoder."""
 
-    def encode(m, given):
-        source, lengths = given
+    def encode(m, inputs):
+        source, lengths = inputs
         x = m(embedding(vocabulary, embedding_features), source)
         x = m(drop, x)
         read = m(bidirectional(gru(features)), {"x": x, "lengths": lengths})
@@ -171,13 +171,13 @@ def _decoder(features: int, attention: bool) -> Layer:
     attend = additive_attention(features, return_weights=True, name="attention")
     cell = gru_cell(features)
 
-    def decode(m, given):
-        (start, memory), y = given
-        kept = counts = None
+    def decode(m, inputs):
+        (start, memory), y = inputs
+        previous_state = counts = None
         if m.stream is not None:
             at = stream_positions(m, *y.shape[:2])
-            kept = m.state("state", zeros, start.shape)
-            start = jnp.where(at[:, :1] == 0, start, kept.astype(start.dtype))
+            previous_state = m.state("state", zeros, start.shape)
+            start = jnp.where(at[:, :1] == 0, start, previous_state.astype(start.dtype))
             if m.stream.steps is not None:
                 times = np.arange(y.shape[1])[:, None]
                 counts = (times < m.stream.steps)[..., None]
@@ -196,8 +196,8 @@ def _decoder(features: int, attention: bool) -> Layer:
 
         # The loop contains only what depends on the state; the readout takes all steps at once.
         final, seen = jax.lax.scan(step, start, (y.swapaxes(0, 1), counts))
-        if kept is not None:
-            m.update("state", final.astype(kept.dtype))
+        if previous_state is not None:
+            m.update("state", final.astype(previous_state.dtype))
         return [part.swapaxes(0, 1) for part in seen]
 
     return compose(decode, name="decoder")
@@ -206,8 +206,8 @@ def _decoder(features: int, attention: bool) -> Layer:
 def _readout(vocabulary: int, features: int, maxout: bool, drop: Any) -> Layer:
     """Return the layer from states, target vectors and contexts to logits."""
 
-    def readout(m, given):
-        x = jnp.concatenate(given, -1)
+    def readout(m, inputs):
+        x = jnp.concatenate(inputs, -1)
         if maxout:
             t = m(dense(2 * features, name="hidden"), x)
             t = jnp.maximum(t[..., ::2], t[..., 1::2])

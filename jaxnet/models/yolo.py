@@ -170,11 +170,11 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
     boxes = tools.as_array(who, "boxes", targets["boxes"], "(batch, n, 4)", "reals", sizes)
     classes = tools.as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
     classes = classes.astype(jnp.int32)  # where -1 is no class of 8 bits
-    known_boxes = concrete_values(boxes)
-    known_classes = concrete_values(classes)
-    if known_boxes is not None and known_classes is not None:
-        if _wrong(known_boxes, known_classes, count).any():
-            _raise_wrong(who, known_boxes, known_classes, count)
+    concrete_boxes = concrete_values(boxes)
+    concrete_classes = concrete_values(classes)
+    if concrete_boxes is not None and concrete_classes is not None:
+        if _wrong(concrete_boxes, concrete_classes, count).any():
+            _raise_wrong(who, concrete_boxes, concrete_classes, count)
     return boxes, classes
 
 
@@ -292,10 +292,10 @@ def _loss(places, confidence, probabilities, cells, wrong, coordinates, no_objec
     occupied = cells.label >= 0  # (batch, rows, columns)
 
     truth = _to_places(cells.box)[..., None, :]  # (batch, rows, columns, 1, 4)
-    found = _to_boxes(jax.lax.stop_gradient(places))
+    predicted = _to_boxes(jax.lax.stop_gradient(places))
     true = cells.box[..., None, :]
-    overlap = iou(found, true)[..., 0]  # (batch, rows, columns, boxes)
-    away = to_middle(found) - to_middle(true)
+    overlap = iou(predicted, true)[..., 0]  # (batch, rows, columns, boxes)
+    away = to_middle(predicted) - to_middle(true)
     distance = (away**2).sum(-1)
     some = overlap.max(-1, keepdims=True) > 0
     nearest = jnp.where(some, overlap, -distance)
@@ -330,9 +330,9 @@ def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.A
       ((2, 96, 4), (2, 96, 3))
     """
     places, confidence, probabilities = _parts("yolo_decode", outputs, boxes)
-    found = jnp.clip(_to_boxes(places), 0, 1)  # (batch, rows, columns, boxes, 4)
+    decoded = jnp.clip(_to_boxes(places), 0, 1)  # (batch, rows, columns, boxes, 4)
     scores = confidence[..., None] * probabilities[..., None, :]
-    return jax.lax.collapse(found, 1, 4), jax.lax.collapse(scores, 1, 4)
+    return jax.lax.collapse(decoded, 1, 4), jax.lax.collapse(scores, 1, 4)
 
 
 def yolo_detect(
@@ -366,25 +366,25 @@ def yolo_detect(
       >>> found.boxes.shape, found.scores.shape, found.classes.shape
       ((2, 100, 4), (2, 100), (2, 100))
     """
-    found, scores = yolo_decode(outputs, boxes=boxes)
+    decoded_boxes, scores = yolo_decode(outputs, boxes=boxes)
 
-    def of_image(found, scores):  # (n, 4), (n, classes)
+    def of_image(decoded, scores):  # (n, 4), (n, classes)
         suppress = partial(
-            non_max_suppression, found, iou=iou, score=score, max_outputs=max_outputs
+            non_max_suppression, decoded, iou=iou, score=score, max_outputs=max_outputs
         )
         index, valid = jax.vmap(suppress)(scores.T)  # (classes, max_outputs)
         candidates = jnp.take_along_axis(scores.T, index, 1)
         candidates = jnp.where(valid, candidates, -jnp.inf)
         best, place = jax.lax.top_k(candidates.ravel(), max_outputs)
-        kept = best > -jnp.inf
-        chosen = found[index.ravel()[place]]
+        is_detected = best > -jnp.inf
+        chosen = decoded[index.ravel()[place]]
         return Detections(
-            boxes=jnp.where(kept[:, None], chosen, 0),
+            boxes=jnp.where(is_detected[:, None], chosen, 0),
             scores=best,
-            classes=jnp.where(kept, place // max_outputs, -1),
+            classes=jnp.where(is_detected, place // max_outputs, -1),
         )
 
-    return jax.vmap(of_image)(found, scores)
+    return jax.vmap(of_image)(decoded_boxes, scores)
 
 
 def _parts(who: str, outputs: Any, boxes: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -13,7 +13,7 @@ from jaxnet.ops.blockwise import Ranges
 from jaxnet.services.checks import check_range
 
 
-class Kept(NamedTuple):
+class CachedKeys(NamedTuple):
     """The keys and values that the queries of a chunk attend to.
 
     Fields:
@@ -37,7 +37,7 @@ class Kept(NamedTuple):
     in_order: Callable[[], tuple[jax.Array, jax.Array, Ranges, Any]]
 
 
-def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept:
+def update_cache(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> CachedKeys:
     """Store the keys and values of a chunk after the keys and values of earlier chunks.
 
     Position p is kept in slot p % slots. There are slots for the whole length, or for the window
@@ -79,7 +79,7 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
     slot = jnp.where(stays, at % slots, slots)  # indices beyond the slots are dropped
     now = _written(m, old, {"keys": k, "values": v}, slot)
     if keeps_all:  # nothing was overwritten
-        k, v = (_by_place(kept, q.dtype) for kept in now.values())
+        k, v = (_by_place(cached, q.dtype) for cached in now.values())
         places = jnp.broadcast_to(np.arange(slots), (batch, slots))
     else:  # a query may need a slot that a later step of this chunk overwrites
         k = jnp.concatenate([_by_place(old["keys"], q.dtype), k], 1)
@@ -93,43 +93,43 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         seen &= place >= query - before
 
     def in_order():
-        own = np.arange(time, dtype=np.int32)[None]
+        steps_of_chunk = np.arange(time, dtype=np.int32)[None]
         if not keeps_all:
             assert before is not None
-            return _from_the_oldest(k, v, start, own, slots, before)
-        place = start + own
+            return _from_the_oldest(k, v, start, steps_of_chunk, slots, before)
+        place = start + steps_of_chunk
         first = jnp.zeros_like(place) if before is None else place - before
         return k, v, Ranges(first, place + 1), 0
 
     fits = (at < limit) | (at >= end)
-    return Kept(q, k, v, seen, fits, at, places, in_order)
+    return CachedKeys(q, k, v, seen, fits, at, places, in_order)
 
 
 def _written(m: Any, old: dict[str, Any], new: dict[str, Any], slot: jax.Array) -> dict[str, Any]:
     """Return the kept arrays after this chunk is written into their slots, in the state too."""
     rows = np.arange(slot.shape[0])[:, None]
     now = {}
-    for entry, kept in old.items():
-        value = new[entry].astype(kept.dtype)
-        now[entry] = kept.at[rows, :, slot].set(value, mode="drop")
+    for entry, cached in old.items():
+        value = new[entry].astype(cached.dtype)
+        now[entry] = cached.at[rows, :, slot].set(value, mode="drop")
         m.update(entry, now[entry])
     return now
 
 
-def _by_place(kept: jax.Array, dtype: Any) -> jax.Array:
+def _by_place(cached: jax.Array, dtype: Any) -> jax.Array:
     """Return a kept array (batch, heads, slots, size) as (batch, slots, heads, size)."""
-    return kept.swapaxes(1, 2).astype(dtype)
+    return cached.swapaxes(1, 2).astype(dtype)
 
 
-def _from_the_oldest(k, v, start, own, slots: int, before: int):
-    """Return `Kept.in_order` if older places are overwritten: the slots from the oldest place."""
+def _from_the_oldest(k, v, start, steps_of_chunk, slots: int, before: int):
+    """Return `CachedKeys.in_order` if older places are overwritten: slots from the oldest place."""
     turn = ((start + np.arange(slots)) % slots)[:, :, None, None]
 
     def ordered(x):
-        kept = jnp.take_along_axis(x, turn, 1)
-        return jnp.concatenate([kept, x[:, slots:]], 1)
+        from_oldest = jnp.take_along_axis(x, turn, 1)
+        return jnp.concatenate([from_oldest, x[:, slots:]], 1)
 
-    place, empty = own + slots, slots - start
+    place, empty = steps_of_chunk + slots, slots - start
     first = jnp.maximum(place - before, empty)
     ranges = Ranges(first, place + 1, (slots - before, slots))
     return ordered(k), ordered(v), ranges, empty
