@@ -4,7 +4,7 @@ from jax.sharding import Mesh
 
 from jaxnet.core import Layer, transformed
 from jaxnet.distributed.rules import check_axis
-from jaxnet.ops.ring import Ring, around
+from jaxnet.ops.ring import Ring, use_ring
 
 
 def context_parallel(layer: Layer, mesh: Mesh, axis: str) -> Layer:
@@ -48,7 +48,7 @@ def context_parallel(layer: Layer, mesh: Mesh, axis: str) -> Layer:
     ring = Ring(Mesh(mesh.devices, mesh.axis_names), axis)
 
     def apply(run, params, state, x):
-        with around(ring):
+        with use_ring(ring):
             return run(params, state, x)
 
     return transformed(layer, apply, kind="context_parallel")

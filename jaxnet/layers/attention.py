@@ -296,8 +296,8 @@ def _to_all(form, q, k, v, mask, scoring):
     limits = _Limits.of(mask)
     parts = ring() if time == places and limits.are_all else None
     fuse = parts is None and added is None and _fuses(form, q, k, v, scoring, limits, seen)
-    is_plain_attention = limits.are_all and scoring.key is None and scoring.bias is None
-    by_block = parts is not None or in_blocks(q, k, plain=is_plain_attention)
+    only_ranges = limits.are_all and scoring.key is None and scoring.bias is None
+    by_block = parts is not None or in_blocks(q, k, only_ranges=only_ranges)
     by_block = by_block and not form.return_weights
     table = None if limits.lengths is not None else seen
     if added is not None:
@@ -411,7 +411,7 @@ def _to_cache(m, form, q, k, v, mask, scoring):
         )
     before = None if form.span is None else form.span[0]
     cache = update_cache(m, q, k, v, before=before, rotate=form.rotate, name=form.name)
-    if not form.return_weights and in_blocks(cache.q, cache.k, plain=scoring.key is None):
+    if not form.return_weights and in_blocks(cache.q, cache.k, only_ranges=scoring.key is None):
         k, v, ranges, empty = cache.in_order()
         bias = _placed(m, form, q, cache.at, np.arange(k.shape[1]), empty)
         scoring = scoring._replace(bias=bias)

@@ -76,8 +76,8 @@ class Placed(NamedTuple):
         read = [jnp.asarray(array) for array in closed.consts]
         moving = [jnp.issubdtype(array.dtype, jnp.inexact) for array in read]
 
-        def run(*given):
-            *floats, queries, keys, fixed = given
+        def run(*arguments):
+            *floats, queries, keys, fixed = arguments
             program = jaxpr_as_fun(closed.replace(consts=joined(moving, floats, fixed)))
             return program(queries, keys)[0]
 
@@ -203,9 +203,9 @@ def expand_mask(
     elif mask.dtype == jnp.bool_:
         if mask.shape == (batch, places):
             return _of_padding(who, mask, time), None
-        whole = mask[:, None] if mask.ndim == 3 else mask
-        if fits(whole, scores):
-            return whole, None
+        full_mask = mask[:, None] if mask.ndim == 3 else mask
+        if fits(full_mask, scores):
+            return full_mask, None
     elif jnp.issubdtype(mask.dtype, jnp.floating) and fits(mask, scores):
         return add_table(None, None, mask)
     raise ValueError(
@@ -294,7 +294,7 @@ def fits(mask: jax.Array, scores: tuple[int, int, int, int]) -> bool:
     """
     if mask.ndim != 4 or mask.shape[3] != scores[3]:
         return False
-    return all(size in (1, whole) for size, whole in zip(mask.shape, scores, strict=True))
+    return all(size in (1, full) for size, full in zip(mask.shape, scores, strict=True))
 
 
 def runs(segments: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -444,9 +444,9 @@ def _with_weights(scoring, q, k, v, mask, bias):
     scores = scoring.capped(scores.reshape(batch, heads, time, places), bias)
     sinks = None if scoring.sinks is None else scoring.sinks[:, None, None]
     weights = masked_softmax(scores, mask, sinks).astype(v.dtype)
-    kept = _dropped(scoring, weights)
-    kept = kept.reshape(batch, groups, heads // groups, time, places)
-    y = _weighted(kept, v, wide)
+    after_dropout = _dropped(scoring, weights)
+    after_dropout = after_dropout.reshape(batch, groups, heads // groups, time, places)
+    y = _weighted(after_dropout, v, wide)
     return y.reshape(batch, time, heads, v.shape[-1]), weights
 
 
@@ -468,8 +468,8 @@ def _dropped(scoring, weights):
     if scoring.key is None:
         return weights
     keep = 1 - scoring.dropout_rate
-    kept = bernoulli(scoring.key, keep, weights.shape)
-    return jnp.where(kept, weights / keep, 0).astype(weights.dtype)
+    stays = bernoulli(scoring.key, keep, weights.shape)
+    return jnp.where(stays, weights / keep, 0).astype(weights.dtype)
 
 
 def _weighted(weights, v, wide):
@@ -522,10 +522,10 @@ def cuda_capability() -> float:
 
 @functools.cache
 def _has_cudnn() -> bool:
-    given = [jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)] * 3
+    shapes = [jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)] * 3
     call = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
     try:
-        return jax.eval_shape(call, *given) is not None
+        return jax.eval_shape(call, *shapes) is not None
     except RuntimeError:
         return False
 

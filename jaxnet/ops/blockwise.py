@@ -48,12 +48,12 @@ class Ranges(NamedTuple):
     near: tuple[int, int] | None = None
 
 
-def in_blocks(q: jax.Array, k: jax.Array, *, plain: bool = False) -> bool:
+def in_blocks(q: jax.Array, k: jax.Array, *, only_ranges: bool = False) -> bool:
     """Return whether attention should be computed in blocks, which saves memory and time.
 
     Args:
       q, k: Queries (batch, time, ...) and keys (batch, places, ...).
-      plain: Whether there is no mask but ranges, no bias and no dropout.
+      only_ranges: Whether there is no mask but ranges, no bias and no dropout.
 
     Example:
       >>> in_blocks(jnp.ones((1, 20, 1, 4)), jnp.ones((1, 20, 1, 4)))
@@ -64,7 +64,7 @@ def in_blocks(q: jax.Array, k: jax.Array, *, plain: bool = False) -> bool:
         return False
     if jax.typeof(q).sharding.mesh.explicit_axes:
         return False  # a loop over blocks would need the sharding of each of its arrays
-    if plain and jax.default_backend() == "cpu" and attention.supports(q, k, k):
+    if only_ranges and jax.default_backend() == "cpu" and attention.supports(q, k, k):
         return min(sizes) >= FEW_IN_C
     return min(sizes) >= FEW and math.prod(sizes) >= FEW_SCORES
 
@@ -350,8 +350,8 @@ def _step_of_tangents(how, moving, fixed, blocks, grid, lse):
     part, allowed, bounds = _fixed(how, k, fixed)
     key = fixed[3]
     least = jnp.finfo(jnp.promote_types(q.dtype, jnp.float32)).min
-    known = jnp.where(lse == -jnp.inf, 0, lse)
-    known = _rows(how, k.shape[2], known.mT[..., None])[..., 0]
+    finite_lse = jnp.where(lse == -jnp.inf, 0, lse)
+    finite_lse = _rows(how, k.shape[2], finite_lse.mT[..., None])[..., 0]
 
     def along_function(d_function, i, j):
         """The tangent of the bias of a block, if the bias is a function of positions."""
@@ -381,7 +381,7 @@ def _step_of_tangents(how, moving, fixed, blocks, grid, lse):
 
         primals = [at[number] for number in moved]
         s, d_s = jax.jvp(scores, primals, list(moved.values()))
-        p = jnp.where(seen, jnp.exp(s - known[i][..., None]), 0)
+        p = jnp.where(seen, jnp.exp(s - finite_lse[i][..., None]), 0)
         drop = partial(_drop, how, key, at=i * grid.columns + j)
         if moved:
             d_s = p * d_s
@@ -412,10 +412,10 @@ def _instantiated(x, d):
     if isinstance(d, SymbolicZero):
         return None
 
-    def known(x, d):
+    def zeros_if_symbolic(x, d):
         return jnp.zeros_like(x) if isinstance(d, SymbolicZero) else d
 
-    return jax.tree.map(known, x, d)
+    return jax.tree.map(zeros_if_symbolic, x, d)
 
 
 # Layers with the same shapes, and calls outside jit, share the traces of values and derivatives.
@@ -448,10 +448,10 @@ def _loop(grid, bounds, step, start, row=(None, None), column=(None, None, None)
 
         @partial(jax.checkpoint, prevent_cse=False)
         def by_column(carry, now):
-            n, (d_k, d_v, d_any), d_own = now
+            n, (d_k, d_v, d_any), d_block_bias = now
             j = n + i + grid.start if near else n
             seen = (low[i] <= j) & (j < high[i])
-            d_of_block = d_any if d_own is None else d_own
+            d_of_block = d_any if d_block_bias is None else d_block_bias
 
             def add(carry):
                 return step(carry, i, j, d_q, d_k, d_v, d_of_block)
@@ -470,10 +470,10 @@ def _loop(grid, bounds, step, start, row=(None, None), column=(None, None, None)
 
 def _only_block(step, start, row, column):
     """Return `_loop` of a single block."""
-    (d_q, d_own), (d_k, d_v, d_any) = jax.tree.map(lambda x: x[0], (row, column))
-    d_bias = d_any if d_own is None else d_own[0]
-    found = step(start, 0, 0, d_q, d_k, d_v, d_bias)
-    return jax.tree.map(lambda x: x[None], found)
+    (d_q, d_block_bias), (d_k, d_v, d_any) = jax.tree.map(lambda x: x[0], (row, column))
+    d_bias = d_any if d_block_bias is None else d_block_bias[0]
+    gradients = step(start, 0, 0, d_q, d_k, d_v, d_bias)
+    return jax.tree.map(lambda x: x[None], gradients)
 
 
 def _window_of_columns(grid, column):
@@ -491,9 +491,9 @@ def _window_of_columns(grid, column):
         return lax.pad(x, zero, widths)
 
     every = jax.tree.map(cut, column)
-    kept = grid.length - 1
-    added = jax.tree.map(lambda x: x[kept:], every)
-    return jax.tree.map(lambda x: x[:kept], every), added
+    remaining = grid.length - 1
+    added = jax.tree.map(lambda x: x[remaining:], every)
+    return jax.tree.map(lambda x: x[:remaining], every), added
 
 
 def _grid(how, q, k, near):
@@ -607,8 +607,8 @@ def _drop(how, key, p, at):
     if key is None:
         return p
     keep = 1 - how.scoring.dropout_rate
-    kept = bernoulli(jax.random.fold_in(key, at), keep, p.shape)
-    return jnp.where(kept, p / keep, 0)
+    stays = bernoulli(jax.random.fold_in(key, at), keep, p.shape)
+    return jnp.where(stays, p / keep, 0)
 
 
 def _blocks(x, axis, block):

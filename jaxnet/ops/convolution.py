@@ -167,9 +167,9 @@ def _transpose(operand, cotangent, a, b, *, wanted, form):
     """Return the derivative of T by the unknown operand."""
     target = _OPERANDS[wanted][operand]
     other = _OPERANDS[wanted][1 - operand]
-    known = {wanted: cotangent, other: a if operand else b}
+    operands = {wanted: cotangent, other: a if operand else b}
     first, second = _OPERANDS[target]
-    return _primitive().bind(known[first], known[second], wanted=target, form=form)
+    return _primitive().bind(operands[first], operands[second], wanted=target, form=form)
 
 
 def _batch(operands, dims, *, wanted, form):
@@ -198,7 +198,7 @@ def _fold(a, axis, grouped, groups):
     if not grouped:
         groups = 1
     batch, *shape = a.shape
-    before, size, after = _around(shape, axis)
+    before, size, after = _split_shape(shape, axis)
     a = a.reshape(batch, *before, groups, size // groups, *after)
     a = jnp.moveaxis(a, 0, len(before) + 1)
     return a.reshape(*before, batch * size, *after)
@@ -208,13 +208,13 @@ def _unfold(a, axis, grouped, groups, batch):
     """Undo `_fold`: (..., g * b * c, ...) -> (b, ..., g * c, ...)."""
     if not grouped:
         groups = 1
-    before, size, after = _around(a.shape, axis)
+    before, size, after = _split_shape(a.shape, axis)
     a = a.reshape(*before, groups, batch, size // (groups * batch), *after)
     a = jnp.moveaxis(a, len(before) + 1, 0)
     return a.reshape(batch, *before, size // batch, *after)
 
 
-def _around(shape, axis):
+def _split_shape(shape, axis):
     """Return the sizes before an axis, its own size, and the sizes after it."""
     axis %= len(shape)
     return shape[:axis], shape[axis], shape[axis + 1 :]

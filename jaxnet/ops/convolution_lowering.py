@@ -86,7 +86,7 @@ def _dilated(sizes, dilation) -> tuple[int, ...]:
 # On GPU and TPU: JAX's own forms, which their compilers recognize.
 
 
-def _plain(x, w, form):
+def _lax_convolution(x, w, form):
     if form == of_rows(form.inputs):
         return x @ w[0]
     *space, last = range(1, x.ndim)
@@ -119,7 +119,7 @@ def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.A
       >>> accelerator(w, y, wanted="x", form=form).ravel()
       Array([1., 6., 5.], dtype=float32)
     """
-    one = partial(_plain, form=form)
+    one = partial(_lax_convolution, form=form)
 
     def forward(x, w):
         if len(x) == 1:
@@ -135,8 +135,8 @@ def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.A
     # Transposes of the mapped convolution, as JAX derives them. For several convolutions at once,
     # XLA maps these to fast algorithms of cuDNN, and the mapped transpose to slower ones.
     unknown = jax.ShapeDtypeStruct(form.result(a.shape, b.shape, wanted), a.dtype)
-    (found,) = jax.linear_transpose(of_unknown, unknown)(b)
-    return found
+    (result,) = jax.linear_transpose(of_unknown, unknown)(b)
+    return result
 
 
 # The forms on CPU, for convolutions that the kernels in C do not support. All three are
@@ -187,7 +187,7 @@ def _canonical(x, w, form):
             input_dilation=(1,) * axes,
             inputs=x.shape[1:-1],
         )
-    return _plain(x, w, form)
+    return _lax_convolution(x, w, form)
 
 
 def _pointwise(x, w, form):
@@ -233,8 +233,8 @@ def _kernel_gradient(x, y, form):
     seen = seen.reshape(-1, x.shape[-1])
     y = y.reshape(-1, y.shape[-1])
     over_rows = ((0,), (0,)), ((), ())
-    found = lax.dot_general(seen, y, over_rows)
-    return found.reshape(*form.window, *found.shape)
+    gradient = lax.dot_general(seen, y, over_rows)
+    return gradient.reshape(*form.window, *gradient.shape)
 
 
 def _as_convolution(x, y, form):

@@ -35,12 +35,12 @@ def one_by_one(decompose: Callable[[jax.Array], Any]) -> Callable[[jax.Array], A
     # A lambda, since sequential_vmap would take the options of `decompose` for arrays.
     single = sequential_vmap(lambda a: decompose(a))
 
-    def whole(a: jax.Array) -> Any:
+    def map_over_batch(a: jax.Array) -> Any:
         if a.ndim == 2:
             return single(a)
-        return jax.vmap(whole)(a)
+        return jax.vmap(map_over_batch)(a)
 
-    return whole
+    return map_over_batch
 
 
 qr = one_by_one(jnp.linalg.qr)

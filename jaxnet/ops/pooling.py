@@ -207,8 +207,8 @@ def _cut(x, size):
     """Split (batch, *space, features) into (batch, windows, size, windows, size, ..., features)."""
     batch, *space, features = x.shape
     counts = [length // k for length, k in zip(space, size, strict=True)]
-    whole = [slice(count * k) for count, k in zip(counts, size, strict=True)]
-    x = x[(slice(None), *whole)]
+    complete = [slice(count * k) for count, k in zip(counts, size, strict=True)]
+    x = x[(slice(None), *complete)]
     axes = itertools.chain(*zip(counts, size, strict=True))
     return x.reshape(batch, *axes, features)
 
@@ -217,13 +217,13 @@ def _entries(x, size):
     """Return the entries of all windows, in row-major order."""
     x = _cut(x, size)
     every = slice(None)
-    found = []
+    entries = []
     for at in np.ndindex(*size):
         index = [every]
         for entry in at:
             index += [every, entry]
-        found.append(x[tuple(index)])
-    return found
+        entries.append(x[tuple(index)])
+    return entries
 
 
 def _stays(a, b):

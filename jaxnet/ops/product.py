@@ -82,12 +82,12 @@ def _of_matrices(x, kernel, transposed):
     return x @ kernel
 
 
-def _read(who: str, **given: Any) -> Any:
+def _read(who: str, **named: Any) -> Any:
     """Return arrays as JAX has them, and stored kernels; raise for anything else."""
     kinds = jax.Array | np.ndarray | np.generic | Stored
-    for what, array in given.items():
+    for what, array in named.items():
         check_type(who, what, array, kinds, "a JAX or NumPy array")
-    return all_native(list(given.values()), who)
+    return all_native(list(named.values()), who)
 
 
 def broadcast(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -149,10 +149,10 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     ids = jnp.where(ids < 0, beyond, ids)
     if jnp.issubdtype(table.dtype, jnp.inexact):
         return _rows(table, ids)
-    found = table.at[ids].get(mode="fill", fill_value=0)
+    picked = table.at[ids].get(mode="fill", fill_value=0)
     per_row = (1,) * (table.ndim - 1)
     in_range = (ids < beyond).reshape(ids.shape + per_row)
-    return jnp.where(in_range, found.astype(output_dtype(table)), jnp.nan)
+    return jnp.where(in_range, picked.astype(output_dtype(table)), jnp.nan)
 
 
 @jax.custom_jvp

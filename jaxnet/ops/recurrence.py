@@ -240,8 +240,8 @@ def _keep(mask, new, old):
 def _advance(cell, pre, kernel, biases, carry, mask):
     """Return the carry after one step, and its slopes."""
     of_inputs, of_product = biases
-    again = add_bias(product(hidden(carry), kernel), of_product)
-    new, slopes = cell.step(add_bias(pre, of_inputs), again, carry)
+    recurrent_pre = add_bias(product(hidden(carry), kernel), of_product)
+    new, slopes = cell.step(add_bias(pre, of_inputs), recurrent_pre, carry)
     return _keep(mask, new, carry), slopes
 
 
@@ -263,12 +263,12 @@ def _loop_with_slopes(cell, pre, kernel, biases, carry, mask):
     # The slopes of the gates overwrite pre step by step, and the bias is added in the loop. Less
     # memory also takes less time, since the system provides new pages at each call.
     def step(loop, now):
-        carry, kept = loop
+        carry, saved = loop
         t, mask = now
-        pre = jax.lax.dynamic_index_in_dim(kept, t, keepdims=False)
+        pre = jax.lax.dynamic_index_in_dim(saved, t, keepdims=False)
         carry, (by_gates, *slopes) = _advance(cell, pre, kernel, biases, carry, mask)
-        kept = jax.lax.dynamic_update_index_in_dim(kept, by_gates, t, 0)
-        return (carry, kept), (hidden(carry), slopes)
+        saved = jax.lax.dynamic_update_index_in_dim(saved, by_gates, t, 0)
+        return (carry, saved), (hidden(carry), slopes)
 
     steps = jnp.arange(len(pre))
     (final, by_gates), (h, slopes) = jax.lax.scan(step, (carry, pre), (steps, mask))

@@ -47,7 +47,7 @@ def _shifted(x, axis, weights, before, after):
     along_axis = [1] * x.ndim
     along_axis[axis] = inputs
     each = np.arange(inputs)
-    found = []
+    by_phase = []
     for phase in range(phases):
         terms = []
         for start in range(before + 1 + after):
@@ -55,8 +55,8 @@ def _shifted(x, axis, weights, before, after):
             if weight.any():
                 entries = lax.slice_in_dim(x, start, start + inputs, axis=axis)
                 terms.append(weight.reshape(along_axis) * entries)
-        found.append(sum(terms))
-    y = lax.collapse(jnp.stack(found, axis + 1), axis, axis + 2)
+        by_phase.append(sum(terms))
+    y = lax.collapse(jnp.stack(by_phase, axis + 1), axis, axis + 2)
     # Fused with the next axis, each sum would be computed once for each of its shifts.
     return lax.optimization_barrier(y)
 
@@ -71,12 +71,12 @@ def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:
       >>> windows(5, 3)
       [(0, 2), (1, 4), (3, 5)]
     """
-    found = []
+    bounds = []
     for output in range(outputs):
         first = output * inputs // outputs
         end = -(-(output + 1) * inputs // outputs)
-        found.append((first, end))
-    return found
+        bounds.append((first, end))
+    return bounds
 
 
 def nearest(inputs: int, outputs: int, scale: float, *, centers: bool) -> np.ndarray:
@@ -150,8 +150,8 @@ def interpolation(
     rows = np.arange(outputs)
     for tap in range(-1, 3):  # kernels reach two entries to each side
         entry = np.floor(places) + tap
-        here = np.clip(entry, 0, inputs - 1).astype(int)
-        np.add.at(weights, (rows, here), kernel(entry - places))
+        clipped = np.clip(entry, 0, inputs - 1).astype(int)
+        np.add.at(weights, (rows, clipped), kernel(entry - places))
     return weights
 
 

@@ -38,7 +38,7 @@ _ring: ContextVar[Ring | None] = ContextVar("ring", default=None)
 
 
 @contextmanager
-def around(ring: Ring) -> Iterator[None]:
+def use_ring(ring: Ring) -> Iterator[None]:
     """Let attention of a sequence to itself go around a ring."""
     token = _ring.set(ring)
     try:
@@ -94,14 +94,14 @@ def ring_attention(
     bias = scoring.bias
     if bias is not None:
         bias = _hoisted_of_part(bias, q, k, time // count)
-    split, whole = P(None, ring.axis), P()
+    split, replicated = P(None, ring.axis), P()
     context = jax.sharding.get_abstract_mesh()
     without_arrays = scoring._replace(key=None, bias=None, sinks=None)
     run = jax.shard_map(
-        partial(attend_around, (ring.axis, without_arrays)),
+        partial(attend_ring, (ring.axis, without_arrays)),
         mesh=ring.mesh if context.empty else None,
         axis_names={ring.axis},
-        in_specs=(split, split, split, whole, split, split, whole),
+        in_specs=(split, split, split, replicated, split, split, replicated),
         out_specs=(split, P(None, None, ring.axis)),
         check_vma=bias is None,  # a hoisted function does not know that positions vary
     )
@@ -118,8 +118,8 @@ def _hoisted_of_part(bias, q, k, time):
 
     hoisted, read = bias.hoisted(*sizes_of_blocks(part(q), part(k)))
 
-    def of_positions(*given):
-        return hoisted.func(*given, read)
+    def of_positions(*arguments):
+        return hoisted.func(*arguments, read)
 
     return Partial(of_positions, *hoisted.args)
 
@@ -127,16 +127,16 @@ def _hoisted_of_part(bias, q, k, time):
 def _part(how, q, k, v, bias, first, last, key, n):
     """Return attention to the part that arrives in round n."""
     axis, scoring = how
-    here = lax.axis_index(axis)
+    device = lax.axis_index(axis)
     count = lax.axis_size(axis)
-    owner = (here - n) % count
+    owner = (device - n) % count
     start = owner * k.shape[1]
     if key is not None:
-        key = jax.random.fold_in(key, here * count + owner)
+        key = jax.random.fold_in(key, device * count + owner)
     ranges = Ranges(first - start, last - start)
     if bias is not None:
         at = jnp.arange(k.shape[1])
-        bias = Placed(bias, here * k.shape[1] + at, start + at)
+        bias = Placed(bias, device * k.shape[1] + at, start + at)
     scoring = scoring._replace(key=key, bias=bias)
     return blockwise_attention(q, k, v, ranges, None, scoring)
 
@@ -155,7 +155,7 @@ def _rounds(how, step, start):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend_around(how, q, k, v, bias, first, last, key):
+def attend_ring(how, q, k, v, bias, first, last, key):
     """Return one device's part of `ring_attention`; the others are along a named axis of devices.
 
     Args:
@@ -167,7 +167,7 @@ def attend_around(how, q, k, v, bias, first, last, key):
 
     Example:
       >>> def part(q, first, last):
-      ...     return attend_around(("time", Scoring()), q, q, q, None, first, last, None)[0]
+      ...     return attend_ring(("time", Scoring()), q, q, q, None, first, last, None)[0]
       >>> q = jnp.ones((2, 1, 3, 4, 8))  # two parts of three steps
       >>> first, last = jnp.zeros((2, 1, 3), int), jnp.full((2, 1, 3), 6)
       >>> jax.vmap(part, axis_name="time")(q, first, last).shape
@@ -191,13 +191,13 @@ def attend_around(how, q, k, v, bias, first, last, key):
     return y.astype(v.dtype), total
 
 
-def _forward(how, *given):
-    y, total = attend_around(how, *given)
-    return (y, total), (*given, y, total)
+def _forward(how, *operands):
+    y, total = attend_ring(how, *operands)
+    return (y, total), (*operands, y, total)
 
 
-def _backward(how, kept, cotangents):
-    q, k, v, bias, first, last, key, y, total = kept
+def _backward(how, residuals, cotangents):
+    q, k, v, bias, first, last, key, y, total = residuals
     axis, _ = how
     d_y, d_total = cotangents
 
@@ -221,8 +221,8 @@ def _backward(how, kept, cotangents):
     d_q, d_k, d_v, d_bias = jax.tree.map(lambda a: jnp.zeros(a.shape, total.dtype), moving)
     start = varying((d_q, d_bias, k, v, d_k, d_v), q, k, v, first, last)
     d_q, d_bias, _, _, d_k, d_v = _rounds(how, step, start)
-    found = jax.tree.map(lambda d, a: d.astype(a.dtype), (d_q, d_k, d_v, d_bias), moving)
-    return *found, None, None, None
+    gradients = jax.tree.map(lambda d, a: d.astype(a.dtype), (d_q, d_k, d_v, d_bias), moving)
+    return *gradients, None, None, None
 
 
 def _weight(total, both):
@@ -231,4 +231,4 @@ def _weight(total, both):
     return weight.mT[..., None]
 
 
-attend_around.defvjp(_forward, _backward)
+attend_ring.defvjp(_forward, _backward)

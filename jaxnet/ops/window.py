@@ -75,15 +75,15 @@ def entries(who: str, word: str, value: Any, axes: int | None = None) -> tuple[A
     """
     is_bytes = isinstance(value, bytes | bytearray)  # sequences of integers to Python
     if not is_bytes and (isinstance(value, Sequence) or np.ndim(value) == 1):
-        found = tuple(value)
+        sizes = tuple(value)
     else:
-        found = (value,) * (1 if axes is None else axes)
-    if axes not in (None, len(found)):
+        sizes = (value,) * (1 if axes is None else axes)
+    if axes not in (None, len(sizes)):
         raise ValueError(
             f"{who}: {word} needs {axes} entries, one per spatial axis of the input, got {value}. "
             "A single number is repeated for all axes"
         )
-    return found
+    return sizes
 
 
 def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> Callable[[Any], list]:

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh
 
 from jaxnet.ops.attention import Scoring
 from jaxnet.ops.blockwise import blockwise_attention, see
-from jaxnet.ops.ring import Ring, attend_around, ring_attention
+from jaxnet.ops.ring import Ring, attend_ring, ring_attention
 
 VALUES = """
 import jax, jax.numpy as jnp, numpy as np
@@ -72,7 +72,7 @@ def test_values_and_gradients_on_four_members_of_vmap():
         return jnp.sin(blockwise_attention(q, k, v, ranges)[0]).sum()
 
     def part(q, k, v, first, last):
-        return jnp.sin(attend_around(how, q, k, v, None, first, last, None)[0]).sum()
+        return jnp.sin(attend_ring(how, q, k, v, None, first, last, None)[0]).sum()
 
     ring = jax.vmap(jax.value_and_grad(part, (0, 1, 2)), axis_name="time")
     totals, gradients = jax.jit(ring)(parts(q), parts(k), parts(v), *here)

@@ -46,12 +46,12 @@ def instructions() -> str | None:
     """
     choice = os.environ.get("JAXNET_NATIVE", "").lower()
     if choice not in CHOICES:
-        known = ", ".join(filter(None, CHOICES))
-        raise ValueError(f"JAXNET_NATIVE must be one of {known}, got {choice!r}")
+        choices = ", ".join(filter(None, CHOICES))
+        raise ValueError(f"JAXNET_NATIVE must be one of {choices}, got {choice!r}")
     if not CHOICES[choice] or not LIBRARY.exists():
         return None
     try:
-        _check_whole(LIBRARY)
+        _check_complete(LIBRARY)
         library = ctypes.CDLL(str(LIBRARY))
         level = LEVELS[library.jaxnet_use(CHOICES[choice])]
         if level:
@@ -89,7 +89,7 @@ def compute(
     return list(call(*arrays, **options))
 
 
-def _check_whole(path: Path) -> None:
+def _check_complete(path: Path) -> None:
     """Raise if an ELF file was cut: reading beyond its end would end the process.
 
     The table of sections is at its end; the header says where.
@@ -104,6 +104,6 @@ def _check_whole(path: Path) -> None:
     table = int.from_bytes(header[40:48], "little")
     entry = int.from_bytes(header[58:60], "little")
     count = int.from_bytes(header[60:62], "little")
-    whole = table + entry * count
-    if len(header) < 64 or size < whole:
-        raise OSError(f"it is cut short, to {size:,} of {whole:,} bytes")
+    needed_size = table + entry * count
+    if len(header) < 64 or size < needed_size:
+        raise OSError(f"it is cut short, to {size:,} of {needed_size:,} bytes")

@@ -67,8 +67,8 @@ def run_back(q, k, v, first, last, *rest, form: tuple[float, float], wanted: Seq
       >>> d_q, d_v = run_back(*operands, form=form, wanted=(0, 2))  # doctest: +SKIP
     """
     shapes = [q.shape, k.shape, v.shape]
-    found = _call("jaxnet_attention_back", shapes, q, k, v, first, last, *rest, form=form)
-    return [found[number] for number in wanted]
+    gradients = _call("jaxnet_attention_back", shapes, q, k, v, first, last, *rest, form=form)
+    return [gradients[number] for number in wanted]
 
 
 def _call(target, shapes, q, k, v, first, last, *rest, form):
@@ -131,8 +131,8 @@ def _run_one(q, k, v, *rest, form):
     scores = batch, heads, k.shape[1]
 
     def of_scores(array):
-        whole = jnp.broadcast_to(array, (batch, heads, 1, k.shape[1]))
-        return whole.reshape(scores)
+        expanded = jnp.broadcast_to(array, (batch, heads, 1, k.shape[1]))
+        return expanded.reshape(scores)
 
     rest = [of_scores(array) for array in rest]
     if rest and rest[0].dtype == bool:

@@ -59,14 +59,14 @@ def make_primitive(
       >>> make_primitive("double", **rules, multiple_results=False)
       double
     """
-    made = Primitive(name)
-    made.multiple_results = multiple_results
-    made.def_impl(partial(xla.apply_primitive, made))
-    made.def_abstract_eval(shapes)
-    batching.primitive_batchers[made] = batch
-    mlir.register_lowering(made, mlir.lower_fun(run, multiple_results=multiple_results))
-    mlir.register_lowering(made, lower_for_cpu, platform="cpu")
-    return made
+    primitive = Primitive(name)
+    primitive.multiple_results = multiple_results
+    primitive.def_impl(partial(xla.apply_primitive, primitive))
+    primitive.def_abstract_eval(shapes)
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=multiple_results))
+    mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
+    return primitive
 
 
 def native_call(function: Callable, kernel: Kernel, *args: PyTree) -> PyTree:
@@ -123,26 +123,26 @@ def _jvp(primals, tangents, *, jaxpr, kernel):
 
 def _transpose(cotangents, *leaves, jaxpr, kernel):
     unknown = [ad.is_undefined_primal(leaf) for leaf in leaves]
-    known = without(unknown, leaves)
-    cotangents = varying([ad.instantiate_zeros(ct) for ct in cotangents], known)
+    defined = without(unknown, leaves)
+    cotangents = varying([ad.instantiate_zeros(ct) for ct in cotangents], defined)
     fixed = len(leaves) - kernel.linear
     if kernel.transpose is not None and not any(unknown[:fixed]):
         # The function is linear in all the last leaves together, so a known one must be zero.
         linear = [False] * fixed + [True] * kernel.linear
         pull = partial(_pull, jaxpr, linear, jaxpr.in_avals)
-        found = native_call(pull, kernel.transpose, known[:fixed], cotangents)
-        found = [None] * fixed + found
+        results = native_call(pull, kernel.transpose, defined[:fixed], cotangents)
+        results = [None] * fixed + results
     else:
-        found = _pull(jaxpr, unknown, jaxpr.in_avals, known, cotangents)
-        found = joined(unknown, found, [None] * len(known))
-    return [ct if asked else None for ct, asked in zip(found, unknown, strict=True)]
+        results = _pull(jaxpr, unknown, jaxpr.in_avals, defined, cotangents)
+        results = joined(unknown, results, [None] * len(defined))
+    return [ct if asked else None for ct, asked in zip(results, unknown, strict=True)]
 
 
-def _pull(jaxpr, unknown, avals, known, cotangents):
+def _pull(jaxpr, unknown, avals, defined, cotangents):
     """Return the cotangents of the unknown leaves."""
 
     def run(*some):
-        return jaxpr_as_fun(jaxpr)(*joined(unknown, some, known))
+        return jaxpr_as_fun(jaxpr)(*joined(unknown, some, defined))
 
     at = among(unknown, avals)
     return list(jax.linear_transpose(run, *at)(list(cotangents)))

@@ -112,13 +112,13 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         return convolution(a, b, wanted=wanted, form=form).astype(dtype)
     if wanted == "w" and max(form.input_dilation) > 1:
-        found = convolution(b, a, wanted="w", form=_mirrored(form))
-        found = _mirrored_kernel(found, form.groups)
-        return found.reshape(form.result(a.shape, b.shape, "w"))
-    found = _direct(a, b, wanted, form)
+        result = convolution(b, a, wanted="w", form=_mirrored(form))
+        result = _mirrored_kernel(result, form.groups)
+        return result.reshape(form.result(a.shape, b.shape, "w"))
+    result = _direct(a, b, wanted, form)
     if wanted == "x":
-        found = _without_unread(found, form)
-    return found
+        result = _without_unread(result, form)
+    return result
 
 
 def _winograd(a, b, wanted, form, tile):
@@ -133,8 +133,8 @@ def _winograd(a, b, wanted, form, tile):
     of_result = "float32" if wanted == "w" else dtype
     before = [low for low, _ in form.padding]
     numbers = np.array([KINDS.index(wanted), tile, *before], np.int64)
-    (found,) = compute("jaxnet_winograd", [shape], a, b, form=numbers, dtype=of_result)
-    return found.astype(dtype)
+    (result,) = compute("jaxnet_winograd", [shape], a, b, form=numbers, dtype=of_result)
+    return result.astype(dtype)
 
 
 def _direct(a, b, wanted, form):
@@ -160,8 +160,8 @@ def _direct(a, b, wanted, form):
     b = b.reshape(volume(b.shape, wanted == "y"))
     shapes = [volume(shape, wanted == "w")]
     numbers = np.array(numbers, np.int64)
-    (found,) = compute(TARGET, shapes, a, b, form=numbers, dtype=a.dtype)
-    return found.reshape(shape)
+    (result,) = compute(TARGET, shapes, a, b, form=numbers, dtype=a.dtype)
+    return result.reshape(shape)
 
 
 def _without_unread(x, form):

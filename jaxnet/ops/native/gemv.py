@@ -97,12 +97,12 @@ def supports(x, kernel, scale=None, *, transposed: bool) -> bool:
         return False
     if not countable(x, kernel) or x.shape[0] > _most(kernel):
         return False
-    if scale is not None and not _has_whole_groups(x.shape[1], bits, scale, transposed):
+    if scale is not None and not _reads_groups(x.shape[1], bits, scale, transposed):
         return False
     return instructions() is not None
 
 
-def _has_whole_groups(inputs, bits, scale, transposed) -> bool:
+def _reads_groups(inputs, bits, scale, transposed) -> bool:
     """Return whether the library reads the scales of these groups of inputs."""
     groups = scale.shape[1] if transposed else scale.shape[0]
     size = -(-inputs // groups)

@@ -57,23 +57,23 @@ def run(pre, kernel, bias, *rest, slopes, memory):
     return [every, *final, *more[memory:]]
 
 
-def run_back(*given, memory):
+def run_back(*operands, memory):
     """Return the gradients by the gates of all steps, and by the carry before them.
 
     Args:
-      *given: The slopes, the recurrent kernel, the mask, if there is one, and the gradients by h of
-        all steps and by the last carry.
+      *operands: The slopes, the recurrent kernel, the mask, if there is one, and the gradients by h
+        of all steps and by the last carry.
       memory: Whether it is an LSTM.
 
     Example:
       >>> d = run_back(*slopes, kernel, d_h, d_c, d_last, memory=True)  # doctest: +SKIP
     """
-    known = 4 if memory else 2  # slopes and kernel
+    residual_count = 4 if memory else 2  # slopes and kernel
     gradients = 3 if memory else 2  # by h of all steps and by the last carry
-    slopes_and_kernel = given[:known]
-    mask = [steps[..., 0] for steps in given[known:-gradients]]
-    d = given[-gradients:]
-    by_gates = given[0]
+    slopes_and_kernel = operands[:residual_count]
+    mask = [steps[..., 0] for steps in operands[residual_count:-gradients]]
+    d = operands[-gradients:]
+    by_gates = operands[0]
     shapes = [leaf.shape for leaf in (by_gates, *d[1:])]
     target = "jaxnet_lstm_back" if memory else "jaxnet_rnn"
     return compute(target, shapes, *slopes_and_kernel, *d, *mask)

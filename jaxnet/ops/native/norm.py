@@ -108,8 +108,8 @@ def kernels(axes: tuple[int, ...], epsilon: float, centered: bool) -> tuple[Kern
       >>> tangents.linear
       3
     """
-    here = partial(run, axes=axes, epsilon=epsilon, centered=centered)
-    kernel = Kernel(here, partial(supports, axes=axes))
+    run_with_options = partial(run, axes=axes, epsilon=epsilon, centered=centered)
+    kernel = Kernel(run_with_options, partial(supports, axes=axes))
     return kernel, Kernel(linear=3, transpose=kernel)
 
 

@@ -9,12 +9,12 @@ from jaxnet.ops.native import compute, countable, instructions
 from jaxnet.ops.native.call import Kernel
 
 
-def supports(x, *given, form) -> bool:
+def supports(x, *gradients, form) -> bool:
     """Return whether the library takes maxima over windows of x, faster than XLA.
 
     Args:
       x: Array (batch, *space, features).
-      *given: Nothing, or the gradient of the maxima.
+      *gradients: Nothing, or the gradient of the maxima.
       form: The windows, as those of a convolution.
 
     Example:
@@ -28,12 +28,12 @@ def supports(x, *given, form) -> bool:
     return x.shape[-1] >= 16 and instructions() is not None
 
 
-def run(x, *given, form):
+def run(x, *gradients, form):
     """Return the maxima or, given their gradient, the gradient of x; in a list.
 
     Args:
       x, form: Arguments of `supports`.
-      *given: Nothing, or an array like the maxima.
+      *gradients: Nothing, or an array like the maxima.
 
     Example:
       >>> from jaxnet.ops.convolution_lowering import Form
@@ -53,11 +53,11 @@ def run(x, *given, form):
     batch, *_, features = x.shape
     inputs = batch, *flat, *form.inputs, features
     outputs = batch, *flat, *form.outputs, features
-    arrays = [x.reshape(inputs), *(dy.reshape(outputs) for dy in given)]
-    shape = inputs if given else outputs
+    arrays = [x.reshape(inputs), *(dy.reshape(outputs) for dy in gradients)]
+    shape = inputs if gradients else outputs
     windows = np.array(numbers, np.int64)
     (y,) = compute("jaxnet_max_pool", [shape], *arrays, form=windows)
-    space = form.inputs if given else form.outputs
+    space = form.inputs if gradients else form.outputs
     return [y.reshape(batch, *space, features)]
 
 
