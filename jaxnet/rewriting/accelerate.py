@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxnet.rewriting.bodies import run
-from jaxnet.rewriting.layout import plain
+from jaxnet.rewriting.layout import in_program_order
 from jaxnet.rewriting.objects import with_values
 from jaxnet.services.checks import a_function
 from jaxnet.services.trees import PyTree
@@ -60,8 +60,8 @@ def accelerate(f: F) -> F:
         if jax.default_backend() != "cpu":
             return f(*args, **kwargs)
 
-        def of_both(given):
-            args, kwargs = given
+        def of_both(arguments):
+            args, kwargs = arguments
             return f(*args, **kwargs)
 
         return with_values(of_both, (args, kwargs), _by_kernels)
@@ -69,9 +69,9 @@ def accelerate(f: F) -> F:
     return accelerated  # type: ignore[return-value]
 
 
-def _by_kernels(function: Callable, given: PyTree) -> PyTree:
+def _by_kernels(function: Callable, arguments: PyTree) -> PyTree:
     """Return function(given), in which arrays alone are traced, computed by our kernels."""
-    leaves, structure = jax.tree.flatten(given)
+    leaves, structure = jax.tree.flatten(arguments)
     others: dict[str, Any] = {}
 
     def of_arrays(arrays):
@@ -83,8 +83,10 @@ def _by_kernels(function: Callable, given: PyTree) -> PyTree:
         return [leaf for leaf in results if _is_result(leaf)]
 
     arrays = [leaf for leaf in leaves if _is_array(leaf)]
-    found = iter(run(of_arrays, arrays))
-    results = [plain(next(found)) if leaf is None else leaf for leaf in others["leaves"]]
+    outputs = iter(run(of_arrays, arrays))
+    results = [
+        in_program_order(next(outputs)) if leaf is None else leaf for leaf in others["leaves"]
+    ]
     return jax.tree.unflatten(others["structure"], results)
 
 

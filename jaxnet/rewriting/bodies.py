@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxnet.rewriting.convolutions import is_fold, mapped_convolution
 from jaxnet.rewriting.kernels import plan
-from jaxnet.rewriting.layout import Merged, Permuted, Value, carry, like, merge, plain
+from jaxnet.rewriting.layout import Merged, Permuted, Value, carry, in_program_order, like, merge
 from jaxnet.services.jax_versions import bind, scan_parts, shard_map_like
 from jaxnet.services.jaxprs import compute, jaxprs_among
 from jaxnet.services.trees import PyTree
@@ -37,11 +37,14 @@ def run(function: Callable, *args: PyTree) -> PyTree:
       {'b': Array(1., dtype=float32, weak_type=True)}
     """
     values, structure = jax.tree.flatten(args, is_leaf=_is_permuted)
-    arrays = [jax.eval_shape(plain, value) if _is_permuted(value) else value for value in values]
+    arrays = [
+        jax.eval_shape(in_program_order, value) if _is_permuted(value) else value
+        for value in values
+    ]
     arguments = jax.tree.unflatten(structure, arrays)
     program, results = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    found = _computed(program, values)
-    return _unflattened_like(results, found)
+    outputs = _computed(program, values)
+    return _unflattened_like(results, outputs)
 
 
 def _is_permuted(value: Any) -> bool:
@@ -53,51 +56,51 @@ def _unflattened_like(tree: PyTree, leaves: Sequence) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
-def _computed(program: Any, given: Sequence[Value]) -> list[Value]:
+def _computed(program: Any, inputs: Sequence[Value]) -> list[Value]:
     """Return the results of a jaxpr, closed or not, from the values of its inputs."""
     jaxpr = getattr(program, "jaxpr", program)
     consts = getattr(program, "consts", ())
     names = [*jaxpr.constvars, *jaxpr.invars]
-    known = dict(zip(names, [*consts, *given], strict=True))
+    environment = dict(zip(names, [*consts, *inputs], strict=True))
     folds = {eqn.outvars[0]: eqn for eqn in jaxpr.eqns if is_fold(eqn)}
 
-    def results(eqn: Any, given: list[Value]) -> list[Value]:
+    def results(eqn: Any, operands: list[Value]) -> list[Value]:
         kernel = plan(eqn)
         if kernel:
-            found = mapped_convolution(eqn, folds, known)
-            if found:
-                return found
-        if _divides(eqn, given):
-            return [given[0].value]
-        given = [merge(value) for value in given]
+            outputs = mapped_convolution(eqn, folds, environment)
+            if outputs:
+                return outputs
+        if _divides(eqn, operands):
+            return [operands[0].value]
+        operands = [merge(value) for value in operands]
         if kernel:
-            return kernel(given)
-        return _by_jax(eqn, given)
+            return kernel(operands)
+        return _by_jax(eqn, operands)
 
-    found = compute(jaxpr.eqns, known, jaxpr.outvars, results)
-    return [merge(value) for value in found]
+    outputs = compute(jaxpr.eqns, environment, jaxpr.outvars, results)
+    return [merge(value) for value in outputs]
 
 
-def _divides(eqn: Any, given: list[Value]) -> bool:
+def _divides(eqn: Any, operands: list[Value]) -> bool:
     """Whether an equation divides what is still to be merged."""
-    if eqn.primitive.name != "reshape" or not isinstance(given[0], Merged):
+    if eqn.primitive.name != "reshape" or not isinstance(operands[0], Merged):
         return False
-    return given[0].value.shape == eqn.outvars[0].aval.shape
+    return operands[0].value.shape == eqn.outvars[0].aval.shape
 
 
-def _by_jax(eqn: Any, given: list[Value]) -> list[Value]:
+def _by_jax(eqn: Any, operands: list[Value]) -> list[Value]:
     """Return the results of an equation that has no kernel, around programs that may have one."""
     name = eqn.primitive.name
-    permuted = any(map(_is_permuted, given))
+    permuted = any(map(_is_permuted, operands))
     if name in _CALLS and (permuted or _has_kernels(eqn)):
-        return _CALLS[name](eqn, given)
+        return _CALLS[name](eqn, operands)
     if name in _BODIES and _has_kernels(eqn):
-        return _BODIES[name](eqn, given)
+        return _BODIES[name](eqn, operands)
     if permuted:
-        found = carry(eqn, given)
-        if found is not None:
-            return found
-    return bind(eqn, _plain(given))
+        results = carry(eqn, operands)
+        if results is not None:
+            return results
+    return bind(eqn, _all_in_program_order(operands))
 
 
 def _has_kernels(eqn: Any) -> bool:
@@ -112,33 +115,33 @@ def _has_kernels(eqn: Any) -> bool:
 # Calls, which get values in any order.
 
 
-def _call(eqn: Any, given: list[Value]) -> list[Value]:
+def _call(eqn: Any, operands: list[Value]) -> list[Value]:
     """Compute a compiled function in place, unless it says how its arrays are sharded."""
     params = eqn.params
     name = "jaxpr" if "jaxpr" in params else "call_jaxpr"
     shardings = [*params.get("in_shardings", ()), *params.get("out_shardings", ())]
     if not any(isinstance(sharding, jax.sharding.Sharding) for sharding in shardings):
-        return _computed(params[name], given)
+        return _computed(params[name], operands)
 
     def inside(arrays):
-        return _plain(_computed(params[name], arrays))
+        return _all_in_program_order(_computed(params[name], arrays))
 
-    arrays = _plain(given)
+    arrays = _all_in_program_order(operands)
     program = jax.make_jaxpr(inside)(arrays)
     return bind(eqn, arrays, params | {name: program})
 
 
-def _remat(eqn: Any, given: list[Value]) -> list[Value]:
+def _remat(eqn: Any, operands: list[Value]) -> list[Value]:
     """Keep what is recomputed, and the policy of what is not."""
     inside = partial(_computed, eqn.params["jaxpr"])
-    program, results = jax.make_jaxpr(inside, return_shape=True)(given)
+    program, results = jax.make_jaxpr(inside, return_shape=True)(operands)
     jaxpr, consts = _opened(program)
     policy = eqn.params["policy"]
     if policy:
         policy = partial(_ask, policy)
     params = eqn.params | {"jaxpr": jaxpr, "policy": policy}
-    found = bind(eqn, [*consts, *jax.tree.leaves(given)], params)
-    return _unflattened_like(results, found)
+    outputs = bind(eqn, [*consts, *jax.tree.leaves(operands)], params)
+    return _unflattened_like(results, outputs)
 
 
 def _opened(program: Any) -> tuple[Any, list]:
@@ -149,8 +152,8 @@ def _opened(program: Any) -> tuple[Any, list]:
 
     def inside(consts, arguments):
         names = [*jaxpr.constvars, *jaxpr.invars]
-        known = dict(zip(names, [*consts, *arguments], strict=True))
-        return compute(jaxpr.eqns, known, jaxpr.outvars)
+        environment = dict(zip(names, [*consts, *arguments], strict=True))
+        return compute(jaxpr.eqns, environment, jaxpr.outvars)
 
     consts = list(program.consts)
     return jax.make_jaxpr(inside)(consts, program.in_avals).jaxpr, consts
@@ -163,27 +166,27 @@ def _ask(policy: Callable, primitive: Any, *values: Any, **options: Any) -> Any:
     return policy(primitive, *values, **options)
 
 
-def _custom_jvp(eqn: Any, given: list[Value]) -> list[Value]:
+def _custom_jvp(eqn: Any, operands: list[Value]) -> list[Value]:
     """Keep a function's own rule of its tangents, which is rewritten as well."""
 
     @jax.custom_jvp
-    def call(*given: Value) -> list[Value]:
-        return _computed(eqn.params["call_jaxpr"], given)
+    def call(*operands: Value) -> list[Value]:
+        return _computed(eqn.params["call_jaxpr"], operands)
 
-    def push(given, tangents):
-        inside, floats = _of_floats(eqn, given)
-        _, found = jax.jvp(inside, floats, tangents)
-        return found
+    def push(operands, tangents):
+        inside, floats = _of_floats(eqn, operands)
+        _, tangents_out = jax.jvp(inside, floats, tangents)
+        return tangents_out
 
     @call.defjvp
-    def rule(given: Sequence[Value], tangents: Sequence[Value]) -> tuple:
-        moving = [tangent for x, tangent in zip(given, tangents, strict=True) if _is_float(x)]
-        found = iter(run(push, list(given), moving))
-        results = call(*given)
-        of_results = [like(next(found), y) if _is_float(y) else _zero(y) for y in results]
+    def rule(operands: Sequence[Value], tangents: Sequence[Value]) -> tuple:
+        moving = [tangent for x, tangent in zip(operands, tangents, strict=True) if _is_float(x)]
+        tangents_out = iter(run(push, list(operands), moving))
+        results = call(*operands)
+        of_results = [like(next(tangents_out), y) if _is_float(y) else _zero(y) for y in results]
         return results, of_results
 
-    return call(*given)
+    return call(*operands)
 
 
 def _zero(value: Value) -> Any:
@@ -191,41 +194,41 @@ def _zero(value: Value) -> Any:
     return jax.tree.map(lambda array: np.zeros(array.shape, jax.dtypes.float0), value)
 
 
-def _custom_vjp(eqn: Any, given: list[Value]) -> list[Value]:
+def _custom_vjp(eqn: Any, operands: list[Value]) -> list[Value]:
     """Keep a function's own gradient, which is rewritten as well."""
 
-    def value_and_pull(given):
-        inside, floats = _of_floats(eqn, given)
+    def value_and_pull(operands):
+        inside, floats = _of_floats(eqn, operands)
         return jax.vjp(inside, *floats)
 
     @jax.custom_vjp
-    def call(*given: Value) -> list[Value]:
-        return _computed(eqn.params["call_jaxpr"], given)
+    def call(*operands: Value) -> list[Value]:
+        return _computed(eqn.params["call_jaxpr"], operands)
 
-    def forward(*given: Value) -> tuple:
-        floats, pull = run(value_and_pull, list(given))
+    def forward(*operands: Value) -> tuple:
+        floats, pull = run(value_and_pull, list(operands))
         remaining = iter(floats)
-        results = _computed(eqn.params["call_jaxpr"], given)
+        results = _computed(eqn.params["call_jaxpr"], operands)
         return [like(next(remaining), y) if _is_float(y) else y for y in results], pull
 
     def backward(pull: Any, cotangents: Sequence[Value]) -> tuple:
         floats = [ct for ct in cotangents if ct.dtype != jax.dtypes.float0]
-        found = iter(run(lambda pull, floats: pull(floats), pull, floats))
-        return tuple(like(next(found), x) if _is_float(x) else None for x in given)
+        gradients = iter(run(lambda pull, floats: pull(floats), pull, floats))
+        return tuple(like(next(gradients), x) if _is_float(x) else None for x in operands)
 
     call.defvjp(forward, backward)
-    return call(*given)
+    return call(*operands)
 
 
-def _of_floats(eqn: Any, given: Sequence) -> tuple[Callable, list]:
+def _of_floats(eqn: Any, operands: Sequence) -> tuple[Callable, list]:
     """Return an equation as a function from its operands that are floats to such results."""
 
     def inside(*floats):
         remaining = iter(floats)
-        every = [next(remaining) if _is_float(x) else x for x in given]
+        every = [next(remaining) if _is_float(x) else x for x in operands]
         return [y for y in bind(eqn, every) if _is_float(y)]
 
-    return inside, [x for x in given if _is_float(x)]
+    return inside, [x for x in operands if _is_float(x)]
 
 
 def _is_float(value: Any) -> bool:
@@ -235,34 +238,34 @@ def _is_float(value: Any) -> bool:
 # Loops and branches. What a loop carries keeps the order in which the body returns it.
 
 
-def _scan(eqn: Any, given: list[Value]) -> list[Value]:
+def _scan(eqn: Any, values: list[Value]) -> list[Value]:
     inside = eqn.params["jaxpr"]
-    consts, state, rows = scan_parts(eqn, given)
-    rows = _plain(rows)
+    consts, state, rows = scan_parts(eqn, values)
+    rows = _all_in_program_order(rows)
     before_rows = len(consts) + len(state)
     row = list(inside.in_avals[before_rows:])
 
     def step(consts, state, row):
-        found = _computed(inside, [*consts, *state, *row])
-        return found[: len(state)], found[len(state) :]
+        outputs = _computed(inside, [*consts, *state, *row])
+        return outputs[: len(state)], outputs[len(state) :]
 
     def body(consts, state, row):
         new_state, results = step(consts, state, row)
-        return _like(new_state, state) + _plain(results)
+        return _like(new_state, state) + _all_in_program_order(results)
 
     new_state, _ = jax.eval_shape(step, consts, state, row)
     state = _like(state, new_state)
     program, results = jax.make_jaxpr(body, return_shape=True)(consts, state, row)
     operands = jax.tree.leaves((consts, state, rows))
-    found = bind(eqn, operands, eqn.params | {"jaxpr": program})
-    return _unflattened_like(results, found)
+    outputs = bind(eqn, operands, eqn.params | {"jaxpr": program})
+    return _unflattened_like(results, outputs)
 
 
-def _while(eqn: Any, given: list[Value]) -> list[Value]:
+def _while(eqn: Any, values: list[Value]) -> list[Value]:
     params = eqn.params
     first = params["cond_nconsts"]
     last = first + params["body_nconsts"]
-    of_test, consts, state = given[:first], given[first:last], given[last:]
+    of_test, consts, state = values[:first], values[first:last], values[last:]
 
     def step(consts, state):
         return _computed(params["body_jaxpr"], [*consts, *state])
@@ -271,7 +274,7 @@ def _while(eqn: Any, given: list[Value]) -> list[Value]:
         return _like(step(consts, state), state)
 
     def test(consts, state):
-        return _plain(_computed(params["cond_jaxpr"], [*consts, *state]))
+        return _all_in_program_order(_computed(params["cond_jaxpr"], [*consts, *state]))
 
     state = _like(state, jax.eval_shape(step, consts, state))
     programs = {
@@ -279,17 +282,17 @@ def _while(eqn: Any, given: list[Value]) -> list[Value]:
         "cond_jaxpr": jax.make_jaxpr(test)(of_test, state),
     }
     operands = jax.tree.leaves((of_test, consts, state))
-    found = bind(eqn, operands, params | programs)
-    return _unflattened_like(state, found)
+    outputs = bind(eqn, operands, params | programs)
+    return _unflattened_like(state, outputs)
 
 
-def _cond(eqn: Any, given: list[Value]) -> list[Value]:
+def _cond(eqn: Any, values: list[Value]) -> list[Value]:
     """Branches return their results in the order of the program, since they must agree."""
-    index, *operands = given
+    index, *operands = values
 
     def traced(branch):
-        def inside(*given):
-            return _plain(_computed(branch, given))
+        def inside(*arguments):
+            return _all_in_program_order(_computed(branch, arguments))
 
         return jax.make_jaxpr(inside)(*operands)
 
@@ -298,15 +301,15 @@ def _cond(eqn: Any, given: list[Value]) -> list[Value]:
     return bind(eqn, [index, *leaves], eqn.params | {"branches": branches})
 
 
-def _shard_map(eqn: Any, given: list[Value]) -> list[Value]:
+def _shard_map(eqn: Any, operands: list[Value]) -> list[Value]:
     def inside(*slices):
-        return tuple(_plain(_computed(eqn.params["jaxpr"], slices)))
+        return tuple(_all_in_program_order(_computed(eqn.params["jaxpr"], slices)))
 
-    return list(shard_map_like(eqn, inside)(*_plain(given)))
+    return list(shard_map_like(eqn, inside)(*_all_in_program_order(operands)))
 
 
-def _plain(values: Sequence[Value]) -> list[jax.Array]:
-    return [plain(value) for value in values]
+def _all_in_program_order(values: Sequence[Value]) -> list[jax.Array]:
+    return [in_program_order(value) for value in values]
 
 
 def _like(values: Sequence[Value], others: Sequence[Value]) -> list[Value]:

@@ -16,7 +16,16 @@ from jax import lax
 
 from jaxnet.ops.convolution import bilinear
 from jaxnet.ops.convolution_lowering import Form, of_rows
-from jaxnet.rewriting.layout import Merged, Run, Value, axes_of, in_order, merge, plain, stored
+from jaxnet.rewriting.layout import (
+    Merged,
+    Run,
+    Value,
+    axes_of,
+    in_order,
+    in_program_order,
+    merge,
+    stored,
+)
 from jaxnet.services.jaxprs import variables_of
 
 WIDE = 2**21  # fewest products of a pair of numbers in a matrix product in 16 bits
@@ -35,13 +44,13 @@ def convolution(eqn: Any) -> Run | None:
     if not 1 <= axes <= 3 or _precision(eqn) is UNKNOWN:
         return None
 
-    def run(given):
+    def run(operands):
         batch, features, *_ = eqn.params["dimension_numbers"].lhs_spec
-        stored_as = axes_of(given[0])
+        stored_as = axes_of(operands[0])
         places_changed = stored_as.index(features) < stored_as.index(batch)
         if places_changed and eqn.params["feature_group_count"] == 1:
-            return _derivative_by_w(eqn, *given)
-        return _derivative_by_y(eqn, *given)
+            return _derivative_by_w(eqn, *operands)
+        return _derivative_by_y(eqn, *operands)
 
     return run
 
@@ -117,13 +126,13 @@ def is_fold(eqn: Any) -> bool:
     return len(after) == len(before) - 1
 
 
-def mapped_convolution(eqn: Any, folds: dict, known: dict) -> list[Value] | None:
+def mapped_convolution(eqn: Any, folds: dict, environment: dict) -> list[Value] | None:
     """Return the results of a convolution over which `vmap` was taken, of the arrays before.
 
     Args:
       eqn: Equation for which there is a plan.
       folds: Variable -> the equation that merged two of its axes.
-      known: Values of variables.
+      environment: Values of variables.
 
     Returns:
       The results; None if the equation is something else.
@@ -139,7 +148,7 @@ def mapped_convolution(eqn: Any, folds: dict, known: dict) -> list[Value] | None
     at_w = _unmerged(both[1], out, count)
     if not at_x or not at_w:
         return None
-    x, w = (merge(known[fold.invars[0]]) for fold in both)
+    x, w = (merge(environment[fold.invars[0]]) for fold in both)
     *at_x, mapped_x = at_x
     *at_w, mapped_w = at_w
     order_x = [mapped_x, *(at_x[axis] for axis in (batch, *space, features))]
@@ -231,9 +240,9 @@ def product(eqn: Any) -> Run | None:
     return partial(_matrices, eqn)
 
 
-def _matrices(eqn: Any, given: Sequence[Value]) -> list[Value]:
+def _matrices(eqn: Any, operands: Sequence[Value]) -> list[Value]:
     """Compute a product in that one of its three forms that needs no transposes, if one does."""
-    x, w = map(plain, given)
+    x, w = map(in_program_order, operands)
     (summed, summed_too), _ = eqn.params["dimension_numbers"]
     rows = [axis for axis in range(x.ndim) if axis not in summed]
     columns = [axis for axis in range(w.ndim) if axis not in summed_too]
@@ -258,8 +267,8 @@ def _matrices(eqn: Any, given: Sequence[Value]) -> list[Value]:
         b = matrix(w, summed_too, columns, outer)
     count = inner if wanted == "w" else len(left)
     form = of_rows((count,))._replace(precision=_precision(eqn))
-    found = bilinear(a[None, None], b[None, None], wanted=wanted, form=form)
-    return [found.reshape(eqn.outvars[0].aval.shape)]
+    result = bilinear(a[None, None], b[None, None], wanted=wanted, form=form)
+    return [result.reshape(eqn.outvars[0].aval.shape)]
 
 
 def _are_first(axes: Sequence[int]) -> bool:

@@ -114,10 +114,10 @@ def in_order(value: Value, axes: Sequence[int]) -> jax.Array:
     return array.reshape([value.shape[axis] for axis in axes])
 
 
-def plain(value: Value) -> jax.Array:
+def in_program_order(value: Value) -> jax.Array:
     """Return the array of a value with its axes in the order of the program."""
     if isinstance(value, Merged):
-        return plain(value.value).reshape(value.shape)
+        return in_program_order(value.value).reshape(value.shape)
     if isinstance(value, Permuted):
         return in_order(value, range(len(value.shape)))
     return value
@@ -125,41 +125,41 @@ def plain(value: Value) -> jax.Array:
 
 def merge(value: Value) -> Value:
     """Return a value whose axes are merged."""
-    return plain(value) if isinstance(value, Merged) else value
+    return in_program_order(value) if isinstance(value, Merged) else value
 
 
 def like(value: Value, other: Value) -> Value:
     """Return a value stored as another one is."""
     if not isinstance(other, Permuted):
-        return plain(value)
+        return in_program_order(value)
     if isinstance(value, Permuted) and value.order == other.order:
         return value
     axes = axes_of(other)
     return stored(in_order(value, axes), axes)
 
 
-def carry(eqn: Any, given: Sequence[Value]) -> list[Value] | None:
+def carry(eqn: Any, operands: Sequence[Value]) -> list[Value] | None:
     """Return the results of an operation in the order of its first `Permuted` operand.
 
     Args:
       eqn: Equation of a jaxpr.
-      given: Values of its operands, at least one of them a `Permuted`.
+      operands: Values of its operands, at least one of them a `Permuted`.
 
     Returns:
       The results; None if the operation does not keep the order.
     """
     name = eqn.primitive.name
     if name in _SHAPES:
-        if not isinstance(given[0], Permuted):
+        if not isinstance(operands[0], Permuted):
             return None
-        found = _SHAPES[name](eqn, given[0])
-        return None if found is None else [found]
+        result = _SHAPES[name](eqn, operands[0])
+        return None if result is None else [result]
     if name == "optimization_barrier":
-        return _barrier(eqn, given)
+        return _barrier(eqn, operands)
     if name in _SLICES:
-        return _slice(eqn, given)
+        return _slice(eqn, operands)
     if name in _BY_AXIS:
-        return _by_axis(eqn, given)
+        return _by_axis(eqn, operands)
     return None
 
 
@@ -207,12 +207,12 @@ _BY_AXIS: dict[str, dict[str, Callable]] = dict.fromkeys(_ELEMENTWISE, {}) | {
 }
 
 
-def _by_axis(eqn: Any, given: Sequence[Value]) -> list[Value] | None:
-    first = next(value for value in given if isinstance(value, Permuted))
+def _by_axis(eqn: Any, operands: Sequence[Value]) -> list[Value] | None:
+    first = next(value for value in operands if isinstance(value, Permuted))
     axes = axes_of(first)
-    if not {_rank(value) for value in given} <= {0, len(axes)}:
+    if not {_rank(value) for value in operands} <= {0, len(axes)}:
         return None
-    arrays = [in_order(value, axes) if _rank(value) else value for value in given]
+    arrays = [in_order(value, axes) if _rank(value) else value for value in operands]
     params = dict(eqn.params)
     for name, turn in _BY_AXIS[eqn.primitive.name].items():
         params[name] = turn(params[name], axes)
@@ -222,14 +222,14 @@ def _by_axis(eqn: Any, given: Sequence[Value]) -> list[Value] | None:
 _SLICES = {"dynamic_slice": 1, "dynamic_update_slice": 2}  # operands before the indices
 
 
-def _slice(eqn: Any, given: Sequence[Value]) -> list[Value] | None:
+def _slice(eqn: Any, operands: Sequence[Value]) -> list[Value] | None:
     """Slice at indices that are known only when the program runs."""
     count = _SLICES[eqn.primitive.name]
-    if not isinstance(given[0], Permuted):
+    if not isinstance(operands[0], Permuted):
         return None
-    axes = axes_of(given[0])
-    arrays = [in_order(value, axes) for value in given[:count]]
-    starts = given[count:]
+    axes = axes_of(operands[0])
+    arrays = [in_order(value, axes) for value in operands[:count]]
+    starts = operands[count:]
     indices = [starts[axis] for axis in axes]
     params = dict(eqn.params)
     if "slice_sizes" in params:
@@ -241,14 +241,14 @@ def _rank(value: Value) -> int:
     return len(value.shape) if isinstance(value, Permuted) else np.ndim(value)
 
 
-def _barrier(eqn: Any, given: Sequence[Value]) -> list[Value]:
-    arrays = [value.array if isinstance(value, Permuted) else value for value in given]
-    found: list[Value] = []
-    for y, value in zip(bind(eqn, arrays), given, strict=True):
+def _barrier(eqn: Any, operands: Sequence[Value]) -> list[Value]:
+    arrays = [value.array if isinstance(value, Permuted) else value for value in operands]
+    results: list[Value] = []
+    for y, value in zip(bind(eqn, arrays), operands, strict=True):
         if isinstance(value, Permuted):
             y = Permuted(y, value.order, value.shape)
-        found.append(y)
-    return found
+        results.append(y)
+    return results
 
 
 # Operations on one operand whose results have other axes.
@@ -327,7 +327,7 @@ def _groups(before: Axes, after: Axes) -> list[tuple[Axes, Axes]]:
     """
     old = [axis for axis, size in enumerate(before) if size != 1]
     new = [axis for axis, size in enumerate(after) if size != 1]
-    found = []
+    groups = []
     while old:
         some, others = [old.pop(0)], [new.pop(0)]
         left, right = before[some[0]], after[others[0]]
@@ -338,5 +338,5 @@ def _groups(before: Axes, after: Axes) -> list[tuple[Axes, Axes]]:
             else:
                 others.append(new.pop(0))
                 right *= after[others[-1]]
-        found.append((tuple(some), tuple(others)))
-    return found
+        groups.append((tuple(some), tuple(others)))
+    return groups

@@ -74,8 +74,8 @@ def maxima_gradient(eqn: Any) -> Run | None:
         (dx,) = pull_back(dy)
         return dx
 
-    def run(given):
-        dy, x = given
+    def run(operands):
+        dy, x = operands
         return _pooled(window, pull, [x, dy], features_last=window.overlaps())
 
     return run
@@ -95,14 +95,14 @@ def sums(eqn: Any) -> Run | None:
 
 
 def _pooled(
-    window: _Window, pool: Callable, given: Sequence[Value], *, features_last: bool
+    window: _Window, pool: Callable, operands: Sequence[Value], *, features_last: bool
 ) -> list[Value]:
     """Apply a pool to arrays, viewed as (batch, *space, features).
 
     The kernel of maxima in C wants many features. Other pools take whatever is stored after the
     axes of the window, such as a single feature if the features are first.
     """
-    axes = axes_of(given[0])
+    axes = axes_of(operands[0])
     place = axes.index(window.axes[0])
     end = place + len(window.axes)
     if features_last or axes[place:end] != window.axes:
@@ -110,7 +110,7 @@ def _pooled(
         axes = (*batch, *window.axes, features)
         place = len(batch)
         end = len(axes) - 1
-    arrays = [in_order(value, axes) for value in given]
+    arrays = [in_order(value, axes) for value in operands]
 
     def viewed(array):
         batch = math.prod(array.shape[:place])

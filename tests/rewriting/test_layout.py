@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 import jaxnet as jn
-from jaxnet.rewriting.layout import Permuted, carry, in_order, like, plain, stored
+from jaxnet.rewriting.layout import Permuted, carry, in_order, in_program_order, like, stored
 from tests.helpers import compiled, equations, near
 from tests.rewriting.test_bodies import FIRST, conv, max_pool
 
@@ -120,7 +120,7 @@ def test_values_are_stored_as_another():
     assert like(value, other).order == other.order
     assert like(value, value) is value
     for one in (value, like(value, other), like(value, x)):
-        near(plain(one), x, 0)
+        near(in_program_order(one), x, 0)
     near(in_order(value, (1, 0, 2)), jnp.transpose(x, (1, 0, 2)), 0)
 
 
