@@ -146,8 +146,8 @@ class _Ahead:
         if shared.ended and shared.ready.empty():
             return None, _END
         item = shared.ready.get(timeout=timeout)
-        if shared.taken.empty():
-            shared.taken.put(None)
+        if shared.consumed.empty():
+            shared.consumed.put(None)
         return item
 
     def _heard(self, sent: Any) -> bool:
@@ -198,7 +198,7 @@ class _Shared:
 
     def __init__(self, ahead: int):
         self.ready: SimpleQueue = SimpleQueue()  # (batch, state after it)
-        self.taken: SimpleQueue = SimpleQueue()  # an entry if batches were taken
+        self.consumed: SimpleQueue = SimpleQueue()  # an entry if batches were taken
         self.finished: SimpleQueue = SimpleQueue()  # an entry at the end of the thread
         self.ahead = ahead
         self.stopped = False
@@ -232,7 +232,7 @@ def _fill(iterator: Any, place: Callable, shared: _Shared) -> None:
                 item = None, _END
             while not shared.stopped and shared.ready.qsize() >= shared.ahead:
                 with suppress(Empty):  # check whether the iterator still exists
-                    shared.taken.get(timeout=0.2)
+                    shared.consumed.get(timeout=0.2)
             shared.ready.put(item)
     finally:
         # An iterator of grain ends its own threads and processes.

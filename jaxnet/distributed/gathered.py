@@ -59,10 +59,10 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
         elif jax.sharding.get_abstract_mesh().axis_names:
             sent = _constrained(sent, P())
 
-        def as_given(new, old):
+        def in_old_dtype(new, old):
             return new.astype(old.dtype)
 
-        return run(jax.tree.map(as_given, sent, params, is_leaf=is_stored), state, x)
+        return run(jax.tree.map(in_old_dtype, sent, params, is_leaf=is_stored), state, x)
 
     return transformed(layer, apply, kind="gathered")
 

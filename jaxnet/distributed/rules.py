@@ -153,7 +153,7 @@ _TENSOR = {
 
 # Entries of quantized kernels and tables.
 _PARTS = ("int8", "int4", "scale", "scale16")
-_STORED = tuple(f"{whole}/{part}" for whole in ("kernel", "embedding") for part in _PARTS)
+_STORED = tuple(f"{entry}/{part}" for entry in ("kernel", "embedding") for part in _PARTS)
 
 
 def tensor_parallel(axis: str) -> Rules:

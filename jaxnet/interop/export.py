@@ -216,12 +216,12 @@ def load_exported(path: str | os.PathLike) -> Program:
       (batch, 5) float32 -> (batch, 3) float32 on cpu
     """
     path = readable("load_exported", path)
-    whole = path.read_bytes()
-    data, digest = whole[:-DIGEST], whole[-DIGEST:]
+    content = path.read_bytes()
+    data, digest = content[:-DIGEST], content[-DIGEST:]
     if hashlib.sha256(data).digest() != digest:
         raise ValueError(
-            f"load_exported: {path} ({len(whole)} bytes) is truncated, changed, or not written by "
-            "Program.save; for a file of jax.export use jax.export.deserialize"
+            f"load_exported: {path} ({len(content)} bytes) is truncated, changed, or not written "
+            "by Program.save; for a file of jax.export use jax.export.deserialize"
         )
     return Program(jax.export.deserialize(bytearray(data)))
 

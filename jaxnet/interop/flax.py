@@ -90,8 +90,8 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         variables = unfreeze(nn.meta.unbox(variables))
         params = variables.pop("params", {})
         entries = flatten_dict(variables)
-        kept = {path: entry for path, entry in entries.items() if not isinstance(entry, tuple)}
-        return params, unflatten_dict(kept)
+        arrays = {path: entry for path, entry in entries.items() if not isinstance(entry, tuple)}
+        return params, unflatten_dict(arrays)
 
     def apply(params, state, x, *, key=None, train=False):
         def method(module, x):
@@ -254,7 +254,7 @@ def from_nnx(
         raise ImportError(f"from_nnx: needs Flax 0.12, got {flax.__version__}; upgrade flax")
     name = name or type(abstract).__name__
     call = call or _usual_call("from_nnx", abstract)
-    structure, params_here, streams_here, state_here = _split(abstract)
+    structure, abstract_params, abstract_streams, abstract_state = _split(abstract)
 
     def init(key, x):
         _, params, _, state = _split(build(nnx.Rngs(key)))
@@ -262,13 +262,13 @@ def from_nnx(
 
     def apply(params, state, x, *, key=None, train=False):
         # Without a key no random stream may be used; the streams' counters show whether one was.
-        seeds = _seeds(streams_here, jax.random.key(0) if key is None else key)
+        seeds = _seeds(abstract_streams, jax.random.key(0) if key is None else key)
         before = {path: seed.get_value() for path, seed in seeds.items()}
         module = nnx.merge(
             structure,
             nnx.from_flat_state(seeds),
-            nnx.from_flat_state(_filled(params_here, params)),
-            nnx.from_flat_state(_filled(state_here, state)),
+            nnx.from_flat_state(_filled(abstract_params, params)),
+            nnx.from_flat_state(_filled(abstract_state, state)),
         )
         if train:
             module.train()
@@ -280,7 +280,7 @@ def from_nnx(
             drawn = any(streams[path].get_value() is not seed for path, seed in before.items())
             if drawn:
                 raise ValueError(_needs_key(name))
-        return y, _nested({path: state[path] for path in state_here})
+        return y, _nested({path: state[path] for path in abstract_state})
 
     return as_layer(Layer(init, apply, name, kind="nnx"))
 
@@ -318,8 +318,8 @@ def _seeds(streams: Variables, key: jax.Array) -> Variables:
         shape = variable.get_value().shape
         if not isinstance(variable, nnx.RngKey):
             return jnp.zeros(shape, jnp.uint32)
-        own = child_key(key, "/".join(map(str, path)))
-        return jax.random.split(own, shape) if shape else own
+        stream_key = child_key(key, "/".join(map(str, path)))
+        return jax.random.split(stream_key, shape) if shape else stream_key
 
     return {path: variable.replace(seed(path, variable)) for path, variable in streams.items()}
 

@@ -55,20 +55,20 @@ def from_haiku(transformed: Any) -> Layer:
 
     def init(key, x):
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), x)
-        made = transformed.init(key, *inputs_of(zeros), **dict.fromkeys(flags, True))
-        params, state = made if has_state else (made, {})
+        initial = transformed.init(key, *inputs_of(zeros), **dict.fromkeys(flags, True))
+        params, state = initial if has_state else (initial, {})
         return _renamed(params, "/", "."), _renamed(state, "/", ".")
 
     def apply(params, state, x, *, key=None, train=False):
-        given: list[Any] = [_renamed(params, ".", "/")]
+        arguments: list[Any] = [_renamed(params, ".", "/")]
         if has_state:
-            given.append(_renamed(state, ".", "/"))
+            arguments.append(_renamed(state, ".", "/"))
         if has_key:
-            given.append(key)
-        found = transformed.apply(*given, *inputs_of(x), **dict.fromkeys(flags, train))
+            arguments.append(key)
+        result = transformed.apply(*arguments, *inputs_of(x), **dict.fromkeys(flags, train))
         if not has_state:
-            return found, state
-        y, state = found
+            return result, state
+        y, state = result
         return y, _renamed(state, "/", ".")
 
     return as_layer(Layer(init, apply, "haiku"))

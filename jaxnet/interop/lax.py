@@ -65,9 +65,9 @@ def without_kernels(net: Layer) -> Layer:
         def inner(params, state, x, key):
             return run(params, state, x, key=key)
 
-        given = params, state, x, run.call_key
-        traced, result = jax.make_jaxpr(inner, return_shape=True)(*given)
-        leaves = evaluate(traced, jax.tree.leaves(given), OURS)
+        arguments = params, state, x, run.call_key
+        traced, result = jax.make_jaxpr(inner, return_shape=True)(*arguments)
+        leaves = evaluate(traced, jax.tree.leaves(arguments), OURS)
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
     return transformed(net, apply, kind="without_kernels")
@@ -92,7 +92,7 @@ def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callab
     jaxpr = getattr(closed, "jaxpr", closed)
     variables = [*jaxpr.constvars, *jaxpr.invars]
     values = [*getattr(closed, "consts", ()), *arguments]
-    known = dict(zip(variables, values, strict=True))
+    environment = dict(zip(variables, values, strict=True))
 
     def results(equation: Any, operands: list[Any]) -> list[Any]:
         name, options = equation.primitive.name, equation.params
@@ -104,7 +104,7 @@ def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callab
             return evaluate(options[_CALLS[name]], operands, instead)
         return bind(equation, operands, _with_bodies(options, instead))
 
-    return compute(jaxpr.eqns, known, jaxpr.outvars, results)
+    return compute(jaxpr.eqns, environment, jaxpr.outvars, results)
 
 
 def _with_bodies(options: dict[str, Any], instead: Mapping[str, Callable]) -> dict[str, Any]:

@@ -67,27 +67,27 @@ def follow(jaxpr: Any, layouts: Sequence[Layout], kinds: Sequence[str]) -> dict[
     """
     inputs: dict[int, Shaped] = {}
 
-    def run(jaxpr: Any, given: Sequence[Layout]) -> list[Layout]:
-        known: dict[Any, Layout] = dict(zip(jaxpr.invars, given, strict=True))
+    def run(jaxpr: Any, input_layouts: Sequence[Layout]) -> list[Layout]:
+        environment: dict[Any, Layout] = dict(zip(jaxpr.invars, input_layouts, strict=True))
 
         def read(variable):
-            return None if is_literal(variable) else known.get(variable)
+            return None if is_literal(variable) else environment.get(variable)
 
         for equation in jaxpr.eqns:
             operands = [(variable.aval.shape, read(variable)) for variable in equation.invars]
-            found = [layout for _, layout in operands]
+            layouts = [layout for _, layout in operands]
             body = _body(equation)
             side, call = _read_mark(equation)
             if body is not None:
-                found = run(body, found)
+                layouts = run(body, layouts)
             elif side == "in":
                 inputs[call] = operands[0]
             elif side == "out":
-                found = [_output(kinds[call], *inputs[call], operands[0])]
+                layouts = [_output(kinds[call], *inputs[call], operands[0])]
             elif equation.primitive.name != "optimization_barrier":
                 shapes = [variable.aval.shape for variable in equation.outvars]
-                found = [_result(equation, operands, shape) for shape in shapes]
-            known.update(zip(equation.outvars, found, strict=True))
+                layouts = [_result(equation, operands, shape) for shape in shapes]
+            environment.update(zip(equation.outvars, layouts, strict=True))
         return [read(variable) for variable in jaxpr.outvars]
 
     run(jaxpr, layouts)
@@ -121,16 +121,16 @@ def flat_order(shape: tuple[int, ...]) -> np.ndarray:
     return np.moveaxis(ours, -1, 0).ravel()
 
 
-def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -> Layout:
+def _output(kind: str, shape: tuple[int, ...], layout: Layout, operand: Shaped) -> Layout:
     """Return the layout of a layer's output, by its kind and its input."""
-    if kind == "flatten" and given == LAST:
+    if kind == "flatten" and layout == LAST:
         channels, positions = shape[-1], np.prod(shape[1:-1])
         return tuple(shape[1:]) if min(channels, positions) > 1 else SAME
-    if kind == "flatten" and given in (SAME, FIRST, EITHER):
-        return LOST if given == EITHER else SAME
+    if kind == "flatten" and layout in (SAME, FIRST, EITHER):
+        return LOST if layout == EITHER else SAME
     if kind in ("adaptive_avg_pool", "resize"):  # products over positions
-        return given
-    if kind in ("dense", "layer_norm", "rms_norm") and given == LAST:
+        return layout
+    if kind in ("dense", "layer_norm", "rms_norm") and layout == LAST:
         return EITHER  # PyTorch may have moved the channels, and back
     out_shape, out_layout = operand
     if kind not in GIVEN:
@@ -140,24 +140,24 @@ def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -
 
 def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> Layout:
     """Return the layout of an operation's output."""
-    known = [(size, layout) for size, layout in operands if layout is not None]
-    if not known or not shape:
+    with_layout = [(size, layout) for size, layout in operands if layout is not None]
+    if not with_layout or not shape:
         return None
     name = equation.primitive.name
-    given, layout = known[0]
+    first_shape, layout = with_layout[0]
     if name == "dot_general":
         return SAME
-    if layout == LAST and _drops_axis(equation, len(given) - 1):
+    if layout == LAST and _drops_axis(equation, len(first_shape) - 1):
         return SAME  # a map without channels
     if name == "reshape":
-        return _reshaped(given, layout, shape)
+        return _reshaped(first_shape, layout, shape)
     if name == "transpose":
         axes, n = tuple(equation.params["permutation"]), len(shape)
         if layout in (LAST, EITHER) and axes == (0, n - 1, *range(1, n - 1)):
             return FIRST
         if layout == FIRST and axes == (0, *range(2, n), 1):
             return LAST
-    layouts = {layout for _, layout in known}
+    layouts = {layout for _, layout in with_layout}
     flat = any(isinstance(layout, tuple) for layout in layouts)
     one_number = len(shape) < 2 or shape[1:] == (1,)  # per example
     if one_number and (flat or LOST in layouts):
@@ -165,12 +165,13 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
     if LOST in layouts or layouts >= {FIRST, LAST}:
         return LOST
     if flat:
-        return _flat_result(known, shape)
+        return _flat_result(with_layout, shape)
     if len(shape) < 3:
         return SAME
-    if name == "broadcast_in_dim" and len(given) < 3:
+    if name == "broadcast_in_dim" and len(first_shape) < 3:
         return None  # the same vector at each position
-    behind = shape != given == shape[: len(given)]  # an axis after the channels, as in a shuffle
+    # An axis after the channels, as in a shuffle.
+    behind = shape != first_shape == shape[: len(first_shape)]
     if LAST in layouts and (behind or SAME in layouts):
         return EITHER
     return next(layout for layout in (EITHER, FIRST, LAST, SAME) if layout in layouts)
@@ -183,40 +184,40 @@ def _drops_axis(equation: Any, axis: int) -> bool:
     return axis in equation.params.get("axes", equation.params.get("dimensions", ()))
 
 
-def _flat_result(known: Sequence[Shaped], shape: tuple[int, ...]) -> Layout:
+def _flat_result(with_layout: Sequence[Shaped], shape: tuple[int, ...]) -> Layout:
     """Return the layout of an output if some inputs are flattened.
 
     It is theirs if they are one by one in the output, and the others have the same value for all
     features.
     """
-    flat = {layout for _, layout in known if isinstance(layout, tuple)}
+    flat = {layout for _, layout in with_layout if isinstance(layout, tuple)}
     if len(flat) > 1:
         return LOST
-    for size, layout in known:
+    for size, layout in with_layout:
         fits = size == shape if layout in flat else size[-1:] != shape[-1:]
         if not fits:
             return LOST
     return flat.pop()
 
 
-def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) -> Layout:
+def _reshaped(old_shape: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) -> Layout:
     """Return the layout of a reshaped array."""
     if isinstance(layout, tuple):
         if shape[1:] == layout:
             return LAST
-        return layout if shape == given else LOST
+        return layout if shape == old_shape else LOST
     if layout in (LAST, EITHER) and len(shape) == 2:
         # (batch, 1, c), (batch, h, 1) and (batch * h, c) keep their order
-        return SAME if given[-1] in (1, shape[-1]) else LOST
-    if layout == LAST and len(shape) < len(given):
-        if given[-1] not in (1, shape[-1]):
+        return SAME if old_shape[-1] in (1, shape[-1]) else LOST
+    if layout == LAST and len(shape) < len(old_shape):
+        if old_shape[-1] not in (1, shape[-1]):
             # Channels and positions share an axis, and PyTorch may have either of them first.
             return LOST
-        if shape[0] == given[0]:
+        if shape[0] == old_shape[0]:
             return EITHER
-    if layout == LAST and np.prod(shape[len(given) - 1 :]) == given[-1]:
+    if layout == LAST and np.prod(shape[len(old_shape) - 1 :]) == old_shape[-1]:
         # The channels are split, for example into heads.
-        return EITHER if len(shape) > len(given) else LAST
-    if layout == SAME and len(given) == 2 and len(shape) > 2 and shape[-1] != given[-1]:
+        return EITHER if len(shape) > len(old_shape) else LAST
+    if layout == SAME and len(old_shape) == 2 and len(shape) > 2 and shape[-1] != old_shape[-1]:
         return FIRST
     return SAME if len(shape) < 3 and layout != LOST else layout

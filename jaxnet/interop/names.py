@@ -119,7 +119,7 @@ def by_names(
         checks.check_dtype("by_names", dtype)
     specs = jax.eval_shape(net.init, key_spec(), x)
     entries = [entry for tree in specs for entry in flat(tree)]
-    found: dict[int, jax.Array] = {}  # by index among the entries
+    by_index: dict[int, jax.Array] = {}  # by index among the entries
     wrong: list[str] = []
     used: set[str] = set()
     for place, (path, spec) in enumerate(entries):
@@ -128,23 +128,23 @@ def by_names(
         try:
             array = _row_of(path, rows).array(path, spec.shape, arrays, used)
             ours = _as_spec(array, spec, dtype)
-            found[place] = ours if put is None else put(path, ours)
+            by_index[place] = ours if put is None else put(path, ours)
         except (LookupError, ValueError) as error:
             wrong.append(f"{path} {spec.shape}: {error}")
     paths = [path for path, _ in entries]
     wrong += _without_use(rows, paths, arrays, used, leave)
     raise_lines(f"by_names: weights do not fit {net.name}:", wrong)
     leaves, structure = jax.tree.flatten(specs)
-    if len(found) < len(leaves):
+    if len(by_index) < len(leaves):
         if key is None:
-            missing = [path for place, path in enumerate(paths) if place not in found]
+            missing = [path for place, path in enumerate(paths) if place not in by_index]
             raise ValueError(
                 f"by_names: needs a key to draw {', '.join(missing[:8])}, which are left out; "
                 "write by_names(..., key=jax.random.key(0))"
             )
         checks.check_key(key, "by_names")
         leaves = jax.tree.leaves(net.init(key, x))
-    leaves = [found.get(place, leaf) for place, leaf in enumerate(leaves)]
+    leaves = [by_index.get(place, leaf) for place, leaf in enumerate(leaves)]
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -230,7 +230,7 @@ def to_names(
     compare("to_names: params", specs[0], params, x)
     compare("to_names: state", specs[1], state, x)
     params, state = checks.all_native((params, state), "to_names")
-    found: dict[str, np.ndarray] = {}
+    weights: dict[str, np.ndarray] = {}
     parts: dict[str, list[_Piece]] = {}
     wrong: list[str] = []
     for path, leaf in [*flat(params), *flat(state)]:
@@ -240,19 +240,19 @@ def to_names(
             for name, array in _row_of(path, rows).undone(path, np.asarray(leaf)):
                 if isinstance(array, _Piece):
                     parts.setdefault(name, []).append(array)
-                elif name in found and not np.array_equal(found[name], array):
+                elif name in weights and not np.array_equal(weights[name], array):
                     raise ValueError(f'"{name}" would get two values')
                 else:
-                    found[name] = array
+                    weights[name] = array
         except (LookupError, ValueError) as error:
             wrong.append(f"{path} {np.shape(leaf)}: {error}")
     for name, pieces in parts.items():
         try:
-            found[name] = _joined(pieces)
+            weights[name] = _joined(pieces)
         except ValueError as error:
             wrong.append(f'"{name}": {error}')
     raise_lines(f"to_names: {net.name} does not fit the table:", wrong)
-    return found
+    return weights
 
 
 def invertible(change: Change, inverse: Change) -> Change:
@@ -299,14 +299,14 @@ class _Piece(NamedTuple):
 def _joined(pieces: list[_Piece]) -> np.ndarray:
     """Return the whole array of which these are parts."""
     count, axis = pieces[0].number, pieces[0].axis
-    found: dict[int, np.ndarray] = {}
+    by_place: dict[int, np.ndarray] = {}
     for piece in pieces:
         parts = np.split(piece.array, len(piece.places), axis)
-        found |= dict(zip(piece.places, parts, strict=True))
-    missing = [str(i) for i in range(count) if i not in found]
+        by_place |= dict(zip(piece.places, parts, strict=True))
+    missing = [str(i) for i in range(count) if i not in by_place]
     if missing:
         raise ValueError(f"no entry gives its parts {', '.join(missing)} of {count}")
-    return np.concatenate([found[i] for i in range(count)], axis)
+    return np.concatenate([by_place[i] for i in range(count)], axis)
 
 
 def transposed(a: np.ndarray) -> np.ndarray:
@@ -398,8 +398,8 @@ class _Row(NamedTuple):
 
     def numbers(self, path: str) -> dict[str, str] | None:
         """Return the numbers of a path at the row's placeholders, or None if it does not fit."""
-        found = _expression(self.path).fullmatch(path)
-        return None if found is None else found.groupdict()
+        match = _expression(self.path).fullmatch(path)
+        return None if match is None else match.groupdict()
 
     def array(self, path: str, shape: tuple, arrays: Mapping, used: set[str]) -> np.ndarray:
         """Return the array of an entry, and note the names that it uses.
@@ -437,43 +437,43 @@ class _Row(NamedTuple):
         place = PLACE.search(name)
         if place is None:
             return [(name, self._undo(array))]
-        found = []
+        named_arrays = []
         for i, layer in enumerate(array):
             name_of_layer = _filled(name, {place[1]: str(i)})
-            found.append((name_of_layer, self._undo(layer)))
-        return found
+            named_arrays.append((name_of_layer, self._undo(layer)))
+        return named_arrays
 
     def _undo(self, array: np.ndarray) -> Any:
-        given: Any = array
+        result: Any = array
         for change in reversed(self.changes):
             inverse = getattr(change, "inverse", None)
-            if inverse is None or isinstance(given, _Piece):
+            if inverse is None or isinstance(result, _Piece):
                 called = getattr(change, "__name__", "a function")
                 raise ValueError(
                     f"{called} cannot be undone; write invertible(change, inverse), for reshaped "
                     "given=, and take_part before the others"
                 )
-            given = inverse(given)
-        return given if isinstance(given, _Piece) else np.asarray(given, order="C")
+            result = inverse(result)
+        return result if isinstance(result, _Piece) else np.asarray(result, order="C")
 
     def _one(self, names: list[str], shape: tuple, arrays: Mapping, used: set[str]) -> np.ndarray:
         for name in names:
             if name not in arrays:
                 raise LookupError(f'the weights have no "{name}"{_near(name, arrays)}')
         used.update(names)
-        given = [arrays[name] for name in names]
+        results = [arrays[name] for name in names]
         words = " and ".join(f'"{name}"' for name in names)
         for change in self.changes:
             try:
-                given = [change(*given)]
+                results = [change(*results)]
             except Exception as error:
-                sizes = " and ".join(str(np.shape(a)) for a in given)
+                sizes = " and ".join(str(np.shape(a)) for a in results)
                 called = getattr(change, "__name__", "a function")
                 raise ValueError(f"{called} fails for {words} {sizes}: {error}") from error
-        got = np.shape(given[0])
+        got = np.shape(results[0])
         if got != shape:
             raise ValueError(f"got {got} from {words}{_advice(got, shape)}")
-        return checks.on_host("by_names", words, given[0], dtype="numbers")
+        return checks.on_host("by_names", words, results[0], dtype="numbers")
 
 
 def _filled(name: str, numbers: Mapping[str, str]) -> str:
@@ -487,8 +487,8 @@ def _expression(path: str) -> re.Pattern[str]:
     places, texts = rest[::2], rest[1::2]
     expression = re.escape(first)
     for place, text in zip(places, texts, strict=True):
-        again = f"(?P<{place}>" in expression
-        expression += f"(?P={place})" if again else rf"(?P<{place}>\d+)"
+        is_repeated = f"(?P<{place}>" in expression
+        expression += f"(?P={place})" if is_repeated else rf"(?P<{place}>\d+)"
         expression += re.escape(text)
     return re.compile(expression)
 
@@ -501,8 +501,8 @@ def _rows(table: Any) -> list[_Row]:
 
 
 def _read_row(path: Any, source: Any) -> _Row:
-    given = (source,) if isinstance(source, str) else source
-    parts: tuple[Any, ...] = tuple(given) if isinstance(given, tuple | list) else ()
+    row = (source,) if isinstance(source, str) else source
+    parts: tuple[Any, ...] = tuple(row) if isinstance(row, tuple | list) else ()
     count = sum(isinstance(part, str) for part in parts)
     names, changes = parts[:count], parts[count:]
     names_first = count > 0 and all(isinstance(name, str) for name in names)
@@ -543,14 +543,14 @@ def _patterns(leave: Any) -> list[str]:
     return leave
 
 
-def _advice(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+def _advice(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     """Return a function that would give the wanted shape."""
-    is_transposed = len(given) > 1 and (*given[2:], given[1], given[0]) == wanted
+    is_transposed = len(got) > 1 and (*got[2:], got[1], got[0]) == wanted
     if is_transposed:
         return "; write (name, transposed)"
-    if given[::-1] == wanted:
+    if got[::-1] == wanted:
         return "; the reversed shape fits: write (name, np.transpose)"
-    if math.prod(given) == math.prod(wanted):
+    if math.prod(got) == math.prod(wanted):
         sizes = ", ".join(map(str, wanted))
         return f"; reshaped({sizes}) would fit, after `transposed` if its outputs are first"
     return ""

@@ -104,14 +104,14 @@ def to_onnx(
     with variable_batch("to_onnx", is_open):
         traced, result = jax.make_jaxpr(run, return_shape=True)(*leaves)
 
-    def run_converted(*given):
-        return _distinct(given, evaluate(traced, given, CONVERTED))
+    def run_converted(*arguments):
+        return _distinct(arguments, evaluate(traced, arguments, CONVERTED))
 
-    plain = jax.make_jaxpr(run_converted)(*leaves)
+    converted = jax.make_jaxpr(run_converted)(*leaves)
     inputs, outputs = _names("x", spec), _names("y", result)
     names = {"model_name": net.name, "input_names": inputs, "output_names": outputs}
     try:
-        model = jax2onnx.to_onnx(lambda *given: evaluate(plain, given, {}), leaves, **names)
+        model = jax2onnx.to_onnx(lambda *arrays: evaluate(converted, arrays, {}), leaves, **names)
         onnx.checker.check_model(model, full_check=True)
         session = runtime.InferenceSession(model.SerializeToString())
     except Exception as error:
@@ -120,12 +120,12 @@ def to_onnx(
             f"to_onnx: jax2onnx {version('jax2onnx')} cannot convert {net.name}: "
             f"{type(error).__name__}: {error}{advice}"
         ) from error
-    given = jax.tree.leaves(data)
-    is_data = not any(isinstance(a, jax.ShapeDtypeStruct) for a in given)
-    fits = batch is None or {a.shape[0] for a in given if a.shape} <= {batch}
+    arrays = jax.tree.leaves(data)
+    is_data = not any(isinstance(a, jax.ShapeDtypeStruct) for a in arrays)
+    fits = batch is None or {a.shape[0] for a in arrays if a.shape} <= {batch}
     if is_data and fits:
-        given = [np.asarray(a, leaf.dtype) for a, leaf in zip(given, leaves, strict=True)]
-        compare(session, inputs, given, jax.tree.leaves(jax.jit(run)(*given)))
+        arrays = [np.asarray(a, leaf.dtype) for a, leaf in zip(arrays, leaves, strict=True)]
+        compare(session, inputs, arrays, jax.tree.leaves(jax.jit(run)(*arrays)))
     if path is not None:
         replace_file("to_onnx", path, model.SerializeToString())
     return model
@@ -195,12 +195,12 @@ CONVERTED = {
 
 def _distinct(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
     """Return the outputs, copied if an array is also an input or an earlier output."""
-    taken = {id(a) for a in inputs}
-    found = []
+    seen_ids = {id(a) for a in inputs}
+    distinct = []
     for output in outputs:
-        found.append(jnp.array(output, copy=True) if id(output) in taken else output)
-        taken.add(id(output))
-    return found
+        distinct.append(jnp.array(output, copy=True) if id(output) in seen_ids else output)
+        seen_ids.add(id(output))
+    return distinct
 
 
 def _names(root: str, tree: PyTree) -> list[str]:
@@ -216,10 +216,10 @@ def _check_float32(tree: PyTree) -> None:
             )
 
 
-def compare(session: Any, names: list[str], given: list[np.ndarray], expected: list) -> None:
+def compare(session: Any, names: list[str], arrays: list[np.ndarray], expected: list) -> None:
     """Raise unless the model computes what the net does."""
-    found = session.run(None, dict(zip(names, given, strict=True)))
-    outputs = zip(session.get_outputs(), found, map(np.asarray, expected), strict=True)
+    results = session.run(None, dict(zip(names, arrays, strict=True)))
+    outputs = zip(session.get_outputs(), results, map(np.asarray, expected), strict=True)
     for output, ours, theirs in outputs:
         largest = np.abs(theirs).max(initial=1e-30, where=np.isfinite(theirs))
         tolerance = {"rtol": 0, "atol": TOLERANCE * largest, "equal_nan": True}

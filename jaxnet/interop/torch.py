@@ -133,14 +133,14 @@ def from_torch(
 def _compare(net: Layer, params: Params, state: State, x: Any, outputs: Any, pairs: list) -> None:
     """Raise if the outputs of the net are not those of PyTorch."""
     x = jax.tree.map(lambda leaf: read_array("from_torch", "x", leaf), x)
-    found = jax.tree.leaves(net.apply(params, state, x)[0])
+    ours = jax.tree.leaves(net.apply(params, state, x)[0])
     wanted = [read_array("from_torch", "outputs", leaf) for leaf in jax.tree.leaves(outputs)]
-    if len(found) != len(wanted):
+    if len(ours) != len(wanted):
         raise ValueError(
-            f"from_torch: outputs must be the {len(found)} arrays that {net.name} returns, got "
+            f"from_torch: outputs must be the {len(ours)} arrays that {net.name} returns, got "
             f"{len(wanted)}"
         )
-    compared = list(zip(map(np.asarray, found), wanted, strict=True))
+    compared = list(zip(map(np.asarray, ours), wanted, strict=True))
     errors = [_distance(mine, theirs) for mine, theirs in compared]
     error = np.max(errors, initial=0)  # NaN if one is
     if error <= SAME_OUTPUTS:
@@ -279,7 +279,7 @@ def first_difference(
     within("first_difference", "tolerance", tolerance, "[0, inf)")
     x = as_array("first_difference", "x", x, dtype="booleans or numbers")
     net, *_, pairs = _match("first_difference", net, module.state_dict(), x, names, (params, state))
-    channels_last = x.ndim > 2 and pairs[0][0].given == LAST
+    channels_last = x.ndim > 2 and pairs[0][0].input_layout == LAST
     layers = [(part, group) for part, group in pairs if part.kind != PARAMETER]
     modules = [group.module for _, group in layers]
     pairs = [(part, group) for part, group in layers if modules.count(group.module) == 1]
@@ -308,33 +308,33 @@ def first_difference(
 
 def _outputs_of_modules(torch: Any, module: Any, names: list[str], x: Any) -> dict[str, Any]:
     """Run a module and return the first output of each of its modules with these names."""
-    found: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
 
     def keep(name, _module, _inputs, output):
         # Recurrent layers and attention return tuples.
         output = output[0] if isinstance(output, tuple) else output
         # a copy, since later modules may work in place
-        found.setdefault(name, output.detach().clone().numpy())
+        outputs.setdefault(name, output.detach().clone().numpy())
 
     with ExitStack() as hooks, torch.no_grad():
         for name in names:
             inner = module.get_submodule(name)
             hooks.enter_context(inner.register_forward_hook(partial(keep, name)))
         module(torch.tensor(x))
-    return found
+    return outputs
 
 
 def _outputs_of_layers(net: Layer, params: Params, state: State, x: Any) -> dict[str, Any]:
     """Run a net and return the first output of each of its layers, by path."""
-    found: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
 
     def see(path, layer, x, y):
         output = y["x"] if isinstance(y, dict) else jax.tree.leaves(y)[0]
-        found.setdefault("/".join(path), output)
+        outputs.setdefault("/".join(path), output)
         return y
 
     observe(net, see).apply(params, state, x)
-    return found
+    return outputs
 
 
 class _Part(NamedTuple):
@@ -344,7 +344,7 @@ class _Part(NamedTuple):
       path, kind: Path and kind of the layer; the kind of a parameter is "parameter".
       entries: Specs of its params and state.
       inputs: Number of its input's features.
-      given: Layout of the net's input.
+      input_layout: Layout of the net's input.
       order: Our index of each of PyTorch's input features, after a flatten.
     """
 
@@ -352,7 +352,7 @@ class _Part(NamedTuple):
     kind: str
     entries: dict[str, Any]
     inputs: int = 0
-    given: Layout = LAST
+    input_layout: Layout = LAST
     order: np.ndarray | None = None
 
     @property
@@ -389,7 +389,7 @@ def _holder(path: str, *trees: PyTree) -> tuple[dict[str, Any], str]:
     return next(holder for holder in holders if name in holder), name
 
 
-def _own(tree: PyTree, path: str, kind: str) -> dict[str, Any]:
+def _entries_of(tree: PyTree, path: str, kind: str) -> dict[str, Any]:
     """Return the entries of a layer at a path."""
     entries = entry_at(tree, path)
     if kind == "multi_head_attention":
@@ -412,7 +412,7 @@ class _Call(NamedTuple):
 
 def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
     """Return the layers with weights, in the order of their first calls."""
-    found: dict[str, _Part] = {}
+    parts_by_name: dict[str, _Part] = {}
     calls: list[_Call] = []
     # The path of the layer around a flatten, and the number of features.
     flattened: set[tuple[str, int]] = set()
@@ -427,49 +427,49 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
         shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
         inputs = shapes[0][-1] if shapes and shapes[0] else 0
         for part in _parts_of(name, layer, params, state, inputs):
-            found.setdefault(part.name, part)
+            parts_by_name.setdefault(part.name, part)
         calls.append(_Call(name, layer.kind, max(map(len, shapes), default=0)))
         return mark(len(calls) - 1, x, y)
 
     run = partial(observe(net, see, transforms=True).apply, key=jax.random.key(0))
     program = jax.make_jaxpr(run)(params, state, x).jaxpr
     weights = [None] * len(jax.tree.leaves((params, state)))
-    given = [_given(leaf, calls) for leaf in jax.tree.leaves(x)]
-    inputs = follow(program, [*weights, *given], [call.kind for call in calls])
+    input_layouts = [_input_layout(leaf, calls) for leaf in jax.tree.leaves(x)]
+    inputs = follow(program, [*weights, *input_layouts], [call.kind for call in calls])
     layouts: dict[str, set[Layout]] = {}
     for i, (path, *_) in enumerate(calls):
         layouts.setdefault(path, set()).add(inputs.get(i, LOST))
     parts = []
-    for part in found.values():
+    for part in parts_by_name.values():
         order = _order(net, part, layouts[part.path], flattened)
-        parts.append(part._replace(order=order, given=given[0]))
+        parts.append(part._replace(order=order, input_layout=input_layouts[0]))
     return parts
 
 
 def _unwrapped(net: Layer, name: str, layer: Layer, params: Params, state: State) -> Layer:
     """Return the layer inside transforms; raise if its entries are not that layer's."""
-    while isinstance(around := layer.inside, LayerTransform) and around.layer is not None:
-        other_kind = layer.kind in KINDS and layer.kind != around.layer.kind  # another gate, say
-        other_entries = other_kind or around.new_entries or around.copies
+    while isinstance(record := layer.inside, LayerTransform) and record.layer is not None:
+        other_kind = layer.kind in KINDS and layer.kind != record.layer.kind  # another gate, say
+        other_entries = other_kind or record.new_entries or record.copies
         if other_entries and (entry_at(params, name) or entry_at(state, name)):
             raise ValueError(
                 f"torch weights: {net.name}/{name}: expected a layer of kind "
                 f"{', '.join(KINDS)}, got {layer.kind}, whose entries differ from the entries "
                 "of the layer inside; import into the net without it"
             )
-        layer = around.layer
+        layer = record.layer
     return layer
 
 
 def _parts_of(name: str, layer: Layer, params: Params, state: State, inputs: int) -> list[_Part]:
     """Return a layer as one part if PyTorch has its kind, or else each of its parameters."""
-    own = _own(params, name, layer.kind) | _own(state, name, layer.kind)
-    if own and layer.kind in KINDS:
-        return [_Part(name, layer.kind, own, inputs=inputs)]
-    return [_Part(name, PARAMETER, {entry: spec}, inputs=inputs) for entry, spec in own.items()]
+    entries = _entries_of(params, name, layer.kind) | _entries_of(state, name, layer.kind)
+    if entries and layer.kind in KINDS:
+        return [_Part(name, layer.kind, entries, inputs=inputs)]
+    return [_Part(name, PARAMETER, {entry: spec}, inputs=inputs) for entry, spec in entries.items()]
 
 
-def _given(leaf: Any, calls: list[_Call]) -> Layout:
+def _input_layout(leaf: Any, calls: list[_Call]) -> Layout:
     """Return the layout of an input: a sequence if the first layer takes sequences, else maps.
 
     Three axes that are flattened first, as images without channels, are the same in PyTorch.
@@ -520,7 +520,12 @@ def _order(net: Layer, part: _Part, layouts: set[Layout], flattened: set) -> np.
 
 
 def _match(
-    who: str, net: Any, weights: Any, x: Any, names: Any, given: tuple[Params, State] | None = None
+    who: str,
+    net: Any,
+    weights: Any,
+    x: Any,
+    names: Any,
+    params_and_state: tuple[Params, State] | None = None,
 ) -> tuple[Layer, dict[str, Any], Params, State, list[tuple[_Part, _Group]]]:
     """Return the net as a layer, the weights as arrays by name, specs of params and state, which
     those given must fit, and each layer with its weights in PyTorch."""
@@ -542,10 +547,10 @@ def _match(
     outside = f"parameters outside of layers of kind {', '.join(KINDS)}"
     others = _paired(net, single, alone, names, outside)
     pairs = _paired(net, layers, groups, names, "layers with weights") + others
-    if given is not None:
+    if params_and_state is not None:
         with call(net.name, x):
-            compare("params", params, given[0], x)
-            compare("state", state, given[1], x)
+            compare("params", params, params_and_state[0], x)
+            compare("state", state, params_and_state[1], x)
     return net, weights, params, state, pairs
 
 
@@ -685,8 +690,8 @@ def _short_names(pairs: list[tuple[_Part, _Group]]) -> list[list[str]]:
     ours = [part.name.replace("/", ".") for part, _ in pairs]
     theirs = []
     for _, group in pairs:
-        is_whole = modules.count(group.module) == 1
-        theirs.append(group.module if is_whole else group.prefix)
+        is_only_one = modules.count(group.module) == 1
+        theirs.append(group.module if is_only_one else group.prefix)
     return [_shortened(ours), _shortened(theirs)]
 
 
@@ -724,8 +729,8 @@ def _groups(weights: dict[str, Any], named: set[str | None]) -> tuple[_Groups, _
         if name in named or entry == COUNTER:
             continue
         prefix, outer = module, module.rpartition(".")[0]
-        if found := RECURRENT_ENTRY.fullmatch(entry):
-            entry, layer = found.groups()
+        if match := RECURRENT_ENTRY.fullmatch(entry):
+            entry, layer = match.groups()
             prefix = ".".join(filter(None, (module, layer)))
         elif module.endswith("out_proj") and _is_attention(outer, weights):
             prefix, module, entry = outer, outer, f"out_proj.{entry}"
@@ -733,12 +738,12 @@ def _groups(weights: dict[str, Any], named: set[str | None]) -> tuple[_Groups, _
         group.entries[entry] = array
         group.names[entry] = [name]
     layers = {name: group for name, group in groups.items() if THEIRS & group.entries.keys()}
-    taken: set[str] = set()
+    used: set[str] = set()
     for group in layers.values():
-        taken.update(*group.names.values())
+        used.update(*group.names.values())
     alone = {}
     for name, array in weights.items():
-        if name not in taken and not name.endswith(COUNTER):
+        if name not in used and not name.endswith(COUNTER):
             alone[name] = _Group(name, name, {name: array}, {name: [name]})
     return layers, alone
 
@@ -749,7 +754,7 @@ def _is_attention(module: str, weights: dict[str, Any]) -> bool:
     return any(name in weights for name in names)
 
 
-def _joined(groups: _Groups, count: int, kept: set[str]) -> _Groups:
+def _joined(groups: _Groups, count: int, protected: set[str]) -> _Groups:
     """Return the groups, joining groups that share all their arrays if there are too many."""
     if len(groups) <= count:
         return groups
@@ -758,7 +763,7 @@ def _joined(groups: _Groups, count: int, kept: set[str]) -> _Groups:
     for name, group in groups.items():
         addresses = frozenset((entry, id(array)) for entry, array in group.entries.items())
         other = first.setdefault(addresses, group)
-        if other is group or name in kept:
+        if other is group or name in protected:
             joined[name] = group
         else:
             for entry, places in group.names.items():
@@ -782,14 +787,14 @@ def _check(net: Layer, part: _Part, group: _Group) -> None:
             "differ, pass names={path: name in PyTorch}"
         )
     for entry, array in theirs.items():
-        given = np.shape(group.entries[entry])
+        shape = np.shape(group.entries[entry])
         if part.kind == PARAMETER:  # axes of length 1 may differ
             fits = np.squeeze(array).shape == np.squeeze(group.entries[entry]).shape
         else:
-            fits = array.shape == given
+            fits = array.shape == shape
         if not fits:
             raise ValueError(
-                f"{where}: {entry} must have shape {array.shape}, got {given}. If the orders "
+                f"{where}: {entry} must have shape {array.shape}, got {shape}. If the orders "
                 "differ, pass names={path: name in PyTorch}"
             )
 
@@ -804,10 +809,10 @@ def _ordered(entries: Entries, part: _Part, order: np.ndarray | None) -> Entries
     if order is None:
         return entries
     permuted = set(entries) if part.kind in NORMS else {"kernel"}
-    found = dict(entries)
+    ordered = dict(entries)
     for name in permuted & entries.keys():
-        found[name] = entries[name][order]
-    return found
+        ordered[name] = entries[name][order]
+    return ordered
 
 
 def _grouped(entries: Entries, part: _Part, *, back: bool = False) -> Entries:

@@ -65,11 +65,11 @@ def _files(who: str, folder: Path) -> list[Path]:
                     f"{name!r:.60}"
                 )
         return [folder / name for name in names]
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
         raise FileNotFoundError(f"{who}: {folder} has no file *.safetensors")
-    whole = folder / "model.safetensors"
-    return [whole] if whole in found else found
+    single_file = folder / "model.safetensors"
+    return [single_file] if single_file in paths else paths
 
 
 class _Stored(OneByOne):
@@ -112,8 +112,8 @@ def write_files(
     """
     replace_file(who, config, json.dumps(entries, indent=2).encode(), must_be_regular=True)
     with replacing(who, weights, must_be_regular=True) as file:
-        whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        write_tensors(file, whole, {"format": "pt"})
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        write_tensors(file, contiguous, {"format": "pt"})
 
 
 def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
@@ -145,14 +145,14 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
     if is_dict:
         _check_level(who, weights)
     held: list[Any] = []
-    known: dict[tuple, np.ndarray] = {}
+    by_memory: dict[tuple, np.ndarray] = {}
     arrays: dict[str, np.ndarray] = {}
-    for name, given in weights.items():
-        held.append(given)
-        array = read_array(who, name, given)
+    for name, value in weights.items():
+        held.append(value)
+        array = read_array(who, name, value)
         if not is_dict:
             array = array.copy()
-        first = known.setdefault(_memory(given), array)
+        first = by_memory.setdefault(_memory(value), array)
         shared = is_dict or np.array_equal(first, array)
         arrays[name] = first if shared else array
     return arrays
@@ -160,23 +160,23 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
 
 def _check_level(who: str, weights: dict) -> None:
     """Raise if an entry holds the weights, as in a checkpoint of PyTorch Lightning."""
-    for name, given in weights.items():
-        if isinstance(given, Mapping):
+    for name, value in weights.items():
+        if isinstance(value, Mapping):
             raise TypeError(
-                f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for "
+                f"{who}: weights must hold arrays or tensors, got {type(value).__name__} for "
                 f"{name}; write weights[{name!r:.60}]"
             )
 
 
-def _memory(given: Any) -> tuple:
+def _memory(array: Any) -> tuple:
     """Return a key that is equal for arrays that share all their memory, such as tied weights."""
-    start, strides = id(given), ()
-    has_memory = math.prod(np.shape(given)) > 0
-    if has_memory and hasattr(given, "data_ptr"):
-        start, strides = given.data_ptr(), given.stride()
-    elif has_memory and isinstance(given, np.ndarray):
-        start, strides = given.__array_interface__["data"][0], given.strides
-    return start, tuple(strides), tuple(np.shape(given)), str(getattr(given, "dtype", ""))
+    start, strides = id(array), ()
+    has_memory = math.prod(np.shape(array)) > 0
+    if has_memory and hasattr(array, "data_ptr"):
+        start, strides = array.data_ptr(), array.stride()
+    elif has_memory and isinstance(array, np.ndarray):
+        start, strides = array.__array_interface__["data"][0], array.strides
+    return start, tuple(strides), tuple(np.shape(array)), str(getattr(array, "dtype", ""))
 
 
 def numbers(array: Any, dtype: Any) -> jax.Array:
@@ -229,7 +229,7 @@ def _check_limits(array: np.ndarray, dtype: Any) -> None:
         raise ValueError(f"holds integers that {dtype} cannot hold")
 
 
-def read_array(who: str, name: Any, given: Any) -> np.ndarray:
+def read_array(who: str, name: Any, value: Any) -> np.ndarray:
     """Return one array or tensor as a NumPy array; narrow floats of PyTorch become float32.
 
     Example:
@@ -238,17 +238,17 @@ def read_array(who: str, name: Any, given: Any) -> np.ndarray:
     """
     if not isinstance(name, str):
         raise TypeError(f"{who}: weights must have names, got {name!r:.60}")
-    if hasattr(given, "detach"):
+    if hasattr(value, "detach"):
         try:
-            given = given.detach().cpu()
+            value = value.detach().cpu()
             # NumPy lacks PyTorch's bfloat16 and floats of 8 bits
-            if given.is_floating_point() and given.itemsize < 4:
-                given = given.float()
-            given = given.numpy()
+            if value.is_floating_point() and value.itemsize < 4:
+                value = value.float()
+            value = value.numpy()
         except Exception as error:  # without values, or sparse, or quantized
             raise TypeError(
-                f"{who}: {name} must be a dense tensor with values, got one on {given.device} "
-                f"with layout {given.layout}: {str(error)[:100]}"
+                f"{who}: {name} must be a dense tensor with values, got one on {value.device} "
+                f"with layout {value.layout}: {str(error)[:100]}"
             ) from error
-    check_type(who, name, given, np.ndarray | np.generic | jax.Array, "an array or tensor")
-    return np.asarray(given)
+    check_type(who, name, value, np.ndarray | np.generic | jax.Array, "an array or tensor")
+    return np.asarray(value)
