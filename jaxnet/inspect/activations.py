@@ -56,20 +56,20 @@ def activations(
       [('hidden', (2, 7)), ('tanh', (2, 7)), ('dense', (2, 3))]
     """
     net, params, state = check_net("activations", net, params, state, x)
-    found: dict[str, PyTree] = {}
+    outputs: dict[str, PyTree] = {}
 
     def note(name, x, y):
-        found[name] = y
+        outputs[name] = y
         return y
 
     run(net, params, state, x, key, train, note)
-    inner = [name for name, y in found.items() if is_traced(y)]
-    if inner and not is_traced(found[""]):
+    inner = [name for name, y in outputs.items() if is_traced(y)]
+    if inner and not is_traced(outputs[""]):
         names = ", ".join(f"{net.name}/{name}" for name in inner)
         warn(f"activations: omitted, since they run inside jax.lax.scan or the like: {names}")
-        found = {name: y for name, y in found.items() if name not in inner}
-    whole = found.pop("")
-    return found or {net.name: whole}
+        outputs = {name: y for name, y in outputs.items() if name not in inner}
+    final_output = outputs.pop("")
+    return outputs or {net.name: final_output}
 
 
 class NonFinite(NamedTuple):
@@ -159,13 +159,13 @@ def first_nonfinite(
 
     outputs = _names(net, params, state, x, key, train)
     loss = loss or _mean_of_floats
-    found = _passes(net, params, state, x, loss, key, train, outputs)
+    passes = _passes(net, params, state, x, loss, key, train, outputs)
     paths = {name: f"{net.name}/{name}" if name else net.name for name in outputs}
     return (
-        _first_output(outputs, paths, found.calls)
-        or _loss_itself(net.name, found.loss)
-        or _first_gradient(outputs, paths, found)
-        or _first_leaf_gradient(found, x)
+        _first_output(outputs, paths, passes.calls)
+        or _loss_itself(net.name, passes.loss)
+        or _first_gradient(outputs, paths, passes)
+        or _first_leaf_gradient(passes, x)
     )
 
 
@@ -190,20 +190,20 @@ def _passes(net, params, state, x, loss, key, train, outputs) -> _Passes:
 
     def forward(params, x_floats, shifts):
         calls = {}
-        made = {}  # references to the leaves keep their ids unique
+        producers = {}  # references to the leaves keep their ids unique
 
         def note(name, x, y):
             if name not in outputs:
                 return y
             for leaf in jax.tree.leaves(x):
-                if id(leaf) in made:
-                    maker, _ = made[id(leaf)]
+                if id(leaf) in producers:
+                    maker, _ = producers[id(leaf)]
                     consumers[maker].append(name)
             # The gradients of the shifts are the gradients of the outputs.
             shifted = jax.tree.map(jnp.add, floats_of(y), shifts[name])
             y = with_floats(y, shifted)
             for leaf in jax.tree.leaves(y):
-                made[id(leaf)] = (name, leaf)
+                producers[id(leaf)] = (name, leaf)
             calls[name] = (count(x), count(y))
             return y
 
@@ -238,14 +238,14 @@ def _loss_itself(name: str, of_loss: Any) -> NonFinite | None:
     return None
 
 
-def _first_gradient(outputs, paths, found: _Passes) -> NonFinite | None:
+def _first_gradient(outputs, paths, passes: _Passes) -> NonFinite | None:
     """Return the last layer whose output has a gradient that is not finite."""
     for name in reversed(outputs):
-        nans, infs = map(int, count(found.of_outputs[name]))
+        nans, infs = map(int, count(passes.of_outputs[name]))
         if not nans and not infs:
             continue
         # If a composed layer and a layer inside it have the same output, name the inner one.
-        users = dict.fromkeys(found.consumers[name])
+        users = dict.fromkeys(passes.consumers[name])
         inner = [one for one in users if not any(o.startswith(one + "/") for o in users)]
         arises = "the gradients of all later outputs are finite"
         if inner:
@@ -257,8 +257,8 @@ def _first_gradient(outputs, paths, found: _Passes) -> NonFinite | None:
     return None
 
 
-def _first_leaf_gradient(found: _Passes, x: PyTree) -> NonFinite | None:
-    bad = _first({"params": found.of_params, "x": with_floats(x, found.of_x)})
+def _first_leaf_gradient(passes: _Passes, x: PyTree) -> NonFinite | None:
+    bad = _first({"params": passes.of_params, "x": with_floats(x, passes.of_x)})
     if bad is None:
         return None
     arises = "the gradients of all outputs are finite"

@@ -111,7 +111,7 @@ def integrated_gradients(
         baseline = jnp.asarray(baseline, x.dtype)
     baseline = as_array(who, "baseline", baseline, dtype="reals").astype(x.dtype)
     shapes = zip(baseline.shape[::-1], x.shape[::-1], strict=False)
-    if baseline.ndim > x.ndim or any(here not in (1, there) for here, there in shapes):
+    if baseline.ndim > x.ndim or any(size not in (1, there) for size, there in shapes):
         raise ValueError(
             f"{who}: the baseline must broadcast to x, {x.shape}, got {baseline.shape}"
         )
@@ -267,8 +267,8 @@ def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str 
       >>> output_at(net, params, state, jnp.ones((2, 5)), "hidden").shape
       (2, 7)
     """
-    _, found = shifted(net, params, state, x, path, None)
-    return found
+    _, output = shifted(net, params, state, x, path, None)
+    return output
 
 
 def shifted(
@@ -279,18 +279,18 @@ def shifted(
     The gradient with respect to the shift is the gradient with respect to the layer's output.
     """
     wanted = path or ""
-    found: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
 
     def note(name, x, y):
         is_wanted = name == wanted and shift is not None
-        found[name] = y + shift if is_wanted else y
-        return found[name]
+        outputs[name] = y + shift if is_wanted else y
+        return outputs[name]
 
     y, _ = run(net, params, state, x, None, False, note)
-    if wanted not in found:
-        there = ", ".join(filter(None, found)) or "none, it is a single layer"
+    if wanted not in outputs:
+        there = ", ".join(filter(None, outputs)) or "none, it is a single layer"
         raise ValueError(f"{net.name} has no layer {path!r}; layers inside: {there}")
-    return y, found[wanted]
+    return y, outputs[wanted]
 
 
 def score(net, params, state, x, chosen, path) -> jax.Array:
@@ -319,8 +319,8 @@ def _gradient(net, params, state, x, chosen, path):
 def _integrated(net, params, state, x, chosen, path, baseline, points):
     def add(mean, point):
         fraction, weight = point
-        here = baseline + fraction * (x - baseline)
-        return mean + weight * _gradient(net, params, state, here, chosen, path), None
+        interpolated = baseline + fraction * (x - baseline)
+        return mean + weight * _gradient(net, params, state, interpolated, chosen, path), None
 
     mean, _ = jax.lax.scan(add, jnp.zeros_like(x), points)
     return (x - baseline) * mean
@@ -346,8 +346,8 @@ def _drops(net, params, state, x, chosen, path, rows, columns, value):
     chunks = math.ceil(count / size)
     pairs = jnp.resize(jnp.arange(count), (chunks, size))
     scores = jax.lax.map(covered, pairs).reshape(-1)[:count]
-    whole = score(net, params, state, x, chosen, path)
-    drops = whole[:, None] - scores.reshape(len(x), places)
+    full_score = score(net, params, state, x, chosen, path)
+    drops = full_score[:, None] - scores.reshape(len(x), places)
     drops = drops.reshape(-1, len(rows), len(columns))
     sums = jnp.einsum("nij,ih,jw->nhw", drops, rows.astype(x.dtype), columns.astype(x.dtype))
     patches = jnp.multiply.outer(rows.sum(0), columns.sum(0))  # that cover each pixel

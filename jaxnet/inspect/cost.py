@@ -83,9 +83,9 @@ def _products(equation: Any) -> int:
     """Return the multiplications of a convolution or a gradient of it: the same three arrays."""
     wanted = equation.params["wanted"]
     form = equation.params["form"]
-    given = {"y": "xw", "x": "wy", "w": "xy"}[wanted]
+    operands = {"y": "xw", "x": "wy", "w": "xy"}[wanted]
     shapes = {
-        name: variable.aval.shape for name, variable in zip(given, equation.invars, strict=False)
+        name: variable.aval.shape for name, variable in zip(operands, equation.invars, strict=False)
     }
     shapes[wanted] = equation.outvars[0].aval.shape
     w = shapes["w"]  # (nets, *window, inputs, features)

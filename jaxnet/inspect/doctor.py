@@ -175,25 +175,25 @@ def _trials(trial: Callable[..., _Trial], train_state: TrainState, batches: tupl
 
 
 def compilation_findings(traces_of: dict[str, list[dict[str, str]]], batches: tuple) -> list[str]:
-    found = []
+    findings = []
     for program, traces in traces_of.items():
         if len(traces) > 1:
             changes = []
             for old, new in itertools.pairwise(traces):
                 changes += _changes(old, new)
             words = "; ".join(changes[:8]) or "for no change of shapes or dtypes"
-            found.append(f"{program} was compiled {len(traces)} times: {words}")
+            findings.append(f"{program} was compiled {len(traces)} times: {words}")
     first = _types(batches[0])
     for i, batch in enumerate(batches[1:], 1):
         changes = _changes(first, _types(batch))
         if changes:
-            found.append(f"batch {i} makes the step compile again: {'; '.join(changes)}")
-    return found
+            findings.append(f"batch {i} makes the step compile again: {'; '.join(changes)}")
+    return findings
 
 
 def _changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    found = differences(old, new).items()
-    return [f"{path} {a or 'nothing'} -> {b or 'nothing'}" for path, (a, b) in found]
+    changed = differences(old, new).items()
+    return [f"{path} {a or 'nothing'} -> {b or 'nothing'}" for path, (a, b) in changed]
 
 
 def _types(batch: PyTree) -> dict[str, str]:
@@ -240,13 +240,13 @@ def update_findings(entries: dict[str, tuple]) -> list[str]:
             fast.append(path)
         elif ratio < SLOW:
             slow.append(path)
-    found = {
+    findings = {
         "the gradient is not finite": infinite,
         "the gradient is 0, or rounding, on all batches": nothing,
         f"an update moves the weights by more than {FAST:.0%}": fast,
         f"an update moves the weights by less than {SLOW:.0e} of their size": slow,
     }
-    return [f"{sentence}: {', '.join(bad)}" for sentence, bad in found.items() if bad]
+    return [f"{sentence}: {', '.join(bad)}" for sentence, bad in findings.items() if bad]
 
 
 def _bad(value: float) -> float:
@@ -255,7 +255,7 @@ def _bad(value: float) -> float:
 
 def state_findings(before: PyTree, states: Sequence[PyTree], steps: int) -> list[str]:
     """Return findings about state that a step does not change and statistics never updated."""
-    found = []
+    findings = []
     still = []
     fresh = []
     initial = {"mean": 0, "var": 1}
@@ -268,34 +268,34 @@ def state_findings(before: PyTree, states: Sequence[PyTree], steps: int) -> list
         if name in initial and np.all(old == initial[name]):
             fresh.append(path)
     if still:
-        found.append(
+        findings.append(
             f"training does not change the state {', '.join(still)}: is the net applied with "
             "train=train, and is its new state returned?"
         )
     if fresh and steps > 0:
-        found.append(
+        findings.append(
             f"after {steps} steps these statistics still have their initial values, and evaluation "
             f"uses them: {', '.join(fresh)}"
         )
-    return found
+    return findings
 
 
 def _losses(trials: list[_Trial], has_state: bool) -> list[str]:
     """Return findings about the losses in training and in evaluation mode."""
-    found = []
+    findings = []
     in_training = [float(trial.train_loss) for trial in trials]
     in_evaluation = [float(trial.eval_loss) for trial in trials]
     if not np.isfinite(in_training).all():
-        found.append(f"the loss in training mode is not finite: {in_training}")
+        findings.append(f"the loss in training mode is not finite: {in_training}")
     if not np.isfinite(in_evaluation).all():
-        found.append(f"the loss in evaluation mode is not finite: {in_evaluation}")
+        findings.append(f"the loss in evaluation mode is not finite: {in_evaluation}")
     train_loss, eval_loss = np.mean(in_training), np.mean(in_evaluation)
     if has_state and eval_loss > 2 * train_loss + 1e-3:
-        found.append(
+        findings.append(
             f"on the same batches the loss is {train_loss:.3g} in training and {eval_loss:.3g} in "
             "evaluation mode: the running statistics do not describe the data (yet)"
         )
-    return found
+    return findings
 
 
 def _faults_of(step: Callable[[], Any]) -> tuple[float, int]:
@@ -334,9 +334,9 @@ def _mixed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str
 
     @jax.jit
     def outputs(params, state, batch):
-        found = activations(objective, params, state, batch, key=jax.random.key(0))
-        paths[:] = [path for path, y in found.items() if jnp.shape(y)[:1] == size]
-        return {path: found[path][:half] for path in paths}
+        outputs_by_path = activations(objective, params, state, batch, key=jax.random.key(0))
+        paths[:] = [path for path, y in outputs_by_path.items() if jnp.shape(y)[:1] == size]
+        return {path: outputs_by_path[path][:half] for path in paths}
 
     # The same shapes, so that rounding is the same: only the second half differs.
     others = jax.tree.map(lambda a: jnp.asarray(a).at[-half:].set(a[:half]), batch)
@@ -411,22 +411,22 @@ def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str
     """
 
     def alive(params, state, key, batch):
-        found = {}
+        alive_by_path = {}
         for path, y in activations(objective, params, state, batch, key=key).items():
             if hasattr(y, "ndim") and y.ndim > 1 and jnp.issubdtype(y.dtype, jnp.floating):
                 examples = tuple(range(y.ndim - 1))
-                found[path] = (y != 0).any(examples)
-        return found
+                alive_by_path[path] = (y != 0).any(examples)
+        return alive_by_path
 
-    given = train_state.params, train_state.state, jax.random.key(0)
+    arguments = train_state.params, train_state.state, jax.random.key(0)
     run = jax.jit(alive)
-    seen = [jax.device_get(run(*given, batch)) for batch in batches]
-    program, found = jax.make_jaxpr(alive, return_shape=True)(*given, batches[0])
+    seen = [jax.device_get(run(*arguments, batch)) for batch in batches]
+    program, alive_outputs = jax.make_jaxpr(alive, return_shape=True)(*arguments, batches[0])
     params_count = len(jax.tree.leaves(train_state.params))
     is_param = [i < params_count for i in range(len(program.jaxpr.invars))]
     learned = depends_on(program.jaxpr, is_param)
     dead = {}
-    for path, depends_on_params in zip(sorted(found), learned, strict=True):
+    for path, depends_on_params in zip(sorted(alive_outputs), learned, strict=True):
         units = np.any([alive_in[path] for alive_in in seen], axis=0)
         if depends_on_params and not units.all():
             dead[path] = int((~units).sum()), units.size

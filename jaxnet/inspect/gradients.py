@@ -242,14 +242,14 @@ def _entries(layer, x, key, train, samples, tolerance, random) -> list[Entry]:
     def moved_sums(places, by):
         return np.array([float(moved_sum(values, place, by)) for place in places])
 
-    here = float(weighted_sum(values))
+    center = float(weighted_sum(values))
     gradient = np.asarray(jax.jit(jax.grad(weighted_sum))(values))
     entries = []
     first = 0
     for path, value in named.items():
         places = np.sort(random.permutation(value.size)[:samples])
         at = first + places
-        heights = (moved_sums(at, -STEP), here, moved_sums(at, STEP))
+        heights = (moved_sums(at, -STEP), center, moved_sums(at, STEP))
         entries.append(compare(path, value, places, heights, gradient[at], tolerance))
         first += value.size
     return entries
@@ -287,11 +287,11 @@ def compare(path, value, places, heights, automatic, tolerance) -> Entry:
     """Return one row, from the values of the function below, at and above each index."""
     if not len(places):
         return Entry(path, value.size, 0, 0, 0.0, (), 0.0, 0.0)
-    down, here, up = heights
-    right = (up - here) / STEP
-    left = (here - down) / STEP
+    down, center, up = heights
+    right = (up - center) / STEP
+    left = (center - down) / STEP
     numeric = (up - down) / (2 * STEP)
-    noise = 100 * np.finfo(np.float64).eps * max(1.0, abs(here)) / STEP
+    noise = 100 * np.finfo(np.float64).eps * max(1.0, abs(center)) / STEP
     steepest = np.maximum(abs(right), abs(left))
     kinks = abs(right - left) > 10 * tolerance * steepest + 2 * noise
     size = np.maximum(abs(numeric), abs(automatic))
@@ -326,7 +326,7 @@ def _parts_of_float(leaf: Any) -> Any:
     return _parts(jnp.asarray(leaf)) if is_float(leaf) else None
 
 
-def _whole(parts: Any) -> Any:
+def _as_complex(parts: Any) -> Any:
     return jax.lax.complex(*parts) if isinstance(parts, _Complex) else parts
 
 
@@ -339,7 +339,7 @@ def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list],
 
     def rebuild(values):
         parts = structure.unflatten(values)
-        floats = jax.tree.map(_whole, parts, is_leaf=lambda part: isinstance(part, _Complex))
+        floats = jax.tree.map(_as_complex, parts, is_leaf=lambda part: isinstance(part, _Complex))
         return with_floats(tree, floats)
 
     return named, rebuild

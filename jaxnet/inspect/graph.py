@@ -125,9 +125,9 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
     closed = jax.make_jaxpr(f)(*args)
     shapes: Any = closed.out_avals
     if len(shapes) != 1 or shapes[0].shape != () or not is_float(shapes[0]):
-        given = ", ".join(str(s) for s in shapes) or "nothing"
+        got = ", ".join(str(s) for s in shapes) or "nothing"
         raise ValueError(
-            f"graph: f must return one float, got {given}; return its mean, or one entry"
+            f"graph: f must return one float, got {got}; return its mean, or one entry"
         )
     tape = _Tape()
     names = _names(f, args)
@@ -184,9 +184,9 @@ class _Tape:
 
     def run(self, jaxpr: Any, consts: Any, args: list[Any]) -> list[Any]:
         """Run the equations; arguments and results are wires or plain numbers."""
-        known = dict(zip(jaxpr.invars, args, strict=True))
-        known |= zip(jaxpr.constvars, map(self.number, consts), strict=True)
-        return compute(jaxpr.eqns, known, jaxpr.outvars, self._equation)
+        environment = dict(zip(jaxpr.invars, args, strict=True))
+        environment |= zip(jaxpr.constvars, map(self.number, consts), strict=True)
+        return compute(jaxpr.eqns, environment, jaxpr.outvars, self._equation)
 
     def _equation(self, eqn: Any, args: list[Any]) -> list[Any]:
         if eqn.primitive.name in CALLS and "jaxpr" in eqn.params:
@@ -234,10 +234,10 @@ class _Tape:
             step = self.steps[i]
             if not step.sources:
                 continue
-            found = list(zip(step.sources, step.pull(gradients[i]), strict=True))
-            for wire, gradient in reversed(found):
+            pulled = list(zip(step.sources, step.pull(gradients[i]), strict=True))
+            for wire, gradient in reversed(pulled):
                 edges.append(Edge(wire.node, i, wire.value, gradient))
-            for wire, gradient in found:  # gradients of several uses add up
+            for wire, gradient in pulled:  # gradients of several uses add up
                 if gradient is not None:
                     gradients[wire.node][wire.slot] += gradient
         nodes = []

@@ -43,11 +43,11 @@ def _unused() -> str:
     """Return what to do about an accelerator that JAX does not use, if it was not told so."""
     if jax.config.jax_platforms == "cpu":  # type: ignore[attr-defined]
         return ""
-    for found, device, extra in (
+    for is_present, device, extra in (
         (which("nvidia-smi"), "GPU", "cuda12"),
         (glob("/dev/accel*") + glob("/dev/vfio/[0-9]*"), "TPU", "tpu"),
     ):
-        if found:
+        if is_present:
             wanted = f'"jax[{extra}]=={jax.__version__}"'
             return f"; JAX does not use the {device}: run pip install {wanted} and restart"
     return ""

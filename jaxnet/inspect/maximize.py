@@ -125,8 +125,8 @@ def _ascend(net, params, state, path, weights, key, shape, blurs, options, steps
 
     def step(i, carry):
         z, opt_state = carry
-        here = jax.random.fold_in(move_key, i)
-        move = jax.random.randint(here, (2,), -jitter, jitter + 1)
+        step_key = jax.random.fold_in(move_key, i)
+        move = jax.random.randint(step_key, (2,), -jitter, jitter + 1)
         updates, opt_state = optimizer.update(jax.grad(loss)(z, move), opt_state)
         return jnp.clip(z + updates, 0, 1), opt_state
 

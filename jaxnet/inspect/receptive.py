@@ -104,14 +104,14 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
         firsts = []
         for axis, length in enumerate(space):
             changed = seen[name][axis]
-            here = set(np.flatnonzero(changed[0]).tolist())
+            field = set(np.flatnonzero(changed[0]).tolist())
             beside = set(np.flatnonzero(changed[axis + 1]).tolist())
-            first = min(here, default=0)
-            last = max(here, default=-1)
+            first = min(field, default=0)
+            last = max(field, default=-1)
             sizes.append(last - first + 1)
             firsts.append(first)
-            steps.append(stride_between(here, beside, length))
-            if here and (first == 0 or last == length - 1):
+            steps.append(stride_between(field, beside, length))
+            if field and (first == 0 or last == length - 1):
                 cut.add(name)
         fields[name] = tuple(sizes)
         starts[name] = tuple(firsts)
@@ -158,7 +158,7 @@ def _middle(net: Layer, axes: int, units: dict[str, tuple[int, ...]]) -> Callabl
 
     @jax.jit
     def middle(params, state, x):
-        found = {}
+        outputs = {}
 
         def note(name, x, y):
             has_axes = hasattr(y, "ndim") and y.ndim == axes and y.shape[0] == CHUNK
@@ -167,23 +167,23 @@ def _middle(net: Layer, axes: int, units: dict[str, tuple[int, ...]]) -> Callabl
                 sizes = np.array(units[name])
                 center = sizes // 2
                 neighbors = np.minimum(center + np.eye(len(sizes), dtype=int), sizes - 1)
-                found[name] = [y[:, *place] for place in (center, *neighbors)]
+                outputs[name] = [y[:, *place] for place in (center, *neighbors)]
             return y
 
         run(net, params, state, x, None, False, note)
-        return found
+        return outputs
 
     return middle
 
 
-def stride_between(here: set[int], beside: set[int], length: int) -> int | None:
+def stride_between(field: set[int], beside: set[int], length: int) -> int | None:
     """Return the distance between two fields, measured at the end that the border does not cut."""
-    if not here or not beside or here == beside:
+    if not field or not beside or field == beside:
         return None
     if max(beside) < length - 1:
-        return max(beside) - max(here)
-    if min(here) > 0:
-        return min(beside) - min(here)
+        return max(beside) - max(field)
+    if min(field) > 0:
+        return min(beside) - min(field)
     return None
 
 

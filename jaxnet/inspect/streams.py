@@ -68,24 +68,28 @@ def check_stream(
 
     watched = observe(net, see)
     watched.apply(params, state, x)
-    whole = calls.copy()
+    full_sequence = calls.copy()
     streamed = stream(watched, time if length is None else length)
-    kept = start_stream(streamed, part(0, 1), state)
+    stream_state = start_stream(streamed, part(0, 1), state)
     calls.clear()
-    _, kept = streamed.apply(params, kept, part(0, time // 2))
+    _, stream_state = streamed.apply(params, stream_state, part(0, time // 2))
     first = calls.copy()
     calls.clear()
-    streamed.apply(params, kept, part(time // 2, time))
-    _compare(whole, first, calls, leaves[0].shape[:2], tolerance)
+    streamed.apply(params, stream_state, part(time // 2, time))
+    _compare(full_sequence, first, calls, leaves[0].shape[:2], tolerance)
 
 
 def _compare(
-    whole: Calls, first: Calls, second: Calls, batch_and_time: tuple[int, ...], tolerance: float
+    full_sequence: Calls,
+    first: Calls,
+    second: Calls,
+    batch_and_time: tuple[int, ...],
+    tolerance: float,
 ) -> None:
     """Raise an error if the outputs of a call differ between the whole sequence and its chunks."""
-    last, _ = whole[-1]
+    last, _ = full_sequence[-1]
     timeless = ""
-    for (path, y), (_, y_first), (_, y_second) in zip(whole, first, second, strict=True):
+    for (path, y), (_, y_first), (_, y_second) in zip(full_sequence, first, second, strict=True):
         outputs = map(jax.tree.leaves, (y, y_first, y_second))
         for all_steps, *parts in zip(*outputs, strict=True):
             far = _distance(np.asarray(all_steps) + 0.0, [np.asarray(a) + 0.0 for a in parts])
@@ -103,17 +107,17 @@ def _compare(
             )
 
 
-def _distance(whole: np.ndarray, parts: list[np.ndarray]) -> float:
+def _distance(sequence: np.ndarray, parts: list[np.ndarray]) -> float:
     """Largest difference; infinite if the parts do not make up the whole."""
-    if all(part.shape == whole.shape for part in parts):  # outside the stream, or a final carry
-        return np.abs(parts[-1] - whole).max(initial=0)
-    joins = all(_without_time(part) == _without_time(whole) for part in parts)
-    if whole.ndim < 2 or not joins:
+    if all(part.shape == sequence.shape for part in parts):  # outside the stream, or a final carry
+        return np.abs(parts[-1] - sequence).max(initial=0)
+    joins = all(_without_time(part) == _without_time(sequence) for part in parts)
+    if sequence.ndim < 2 or not joins:
         return np.inf
     joined = np.concatenate(parts, 1)
-    if joined.shape != whole.shape:
+    if joined.shape != sequence.shape:
         return np.inf
-    return np.abs(joined - whole).max(initial=0)
+    return np.abs(joined - sequence).max(initial=0)
 
 
 def _without_time(a: np.ndarray) -> tuple:

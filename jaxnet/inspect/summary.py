@@ -67,8 +67,8 @@ class Summary(Tabular):
             work = size_of(row.flops, "") if row.flops else None
             layer = self._indented(row.path)
             rows.append((layer, kind, output, row.params or None, row.state or None, work))
-        whole = self.rows[0]
-        total = (_count(self.params), _count(self.state), size_of(whole.flops, ""))
+        net_row = self.rows[0]
+        total = (_count(self.params), _count(self.state), size_of(net_row.flops, ""))
         note = (
             f"{size_of(_bytes(self.params))} of parameters, {size_of(_bytes(self.state))} of "
             f"state, {size_of(self.activations)} of activations"
@@ -129,10 +129,10 @@ def summary(net: Layer, x: PyTree) -> Summary:
     """
     net = as_layer(net, "summary", "net")
     x = check_input("summary", x)
-    found: dict[Path, list[tuple[Layer, PyTree, PyTree]]] = {}
+    calls_by_path: dict[Path, list[tuple[Layer, PyTree, PyTree]]] = {}
 
     def see(path, layer, x, y):
-        found.setdefault(path, []).append((layer, shapes_of(x), shapes_of(y)))
+        calls_by_path.setdefault(path, []).append((layer, shapes_of(x), shapes_of(y)))
         return y
 
     key = key_spec()
@@ -141,9 +141,9 @@ def summary(net: Layer, x: PyTree) -> Summary:
     jax.eval_shape(lambda p, s, x, key: run(p, s, x, key=key), params, state, x, key)
 
     def row(path):
-        calls = found[path]
+        calls = calls_by_path[path]
         name = "/".join(path)
-        above = [found[path[:i]] for i in range(len(path))]
+        above = [calls_by_path[path[:i]] for i in range(len(path))]
         copies = math.prod(_copies(layer) for (layer, _, _), *_ in above)
         outputs = [y for _, _, y in calls]
         layer = calls[0][0]
@@ -158,7 +158,7 @@ def summary(net: Layer, x: PyTree) -> Summary:
             bytes=copies * _bytes(outputs),
         )
 
-    rows = [row(path) for path in nested(found)]
+    rows = [row(path) for path in nested(calls_by_path)]
     return Summary(net.name, x, rows, params, state)
 
 

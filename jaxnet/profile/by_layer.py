@@ -96,7 +96,7 @@ def cost_by_layer(compiled: Any) -> LayerCosts:
       ([('net', 210)], 210)
     """
     program = parse(program_text("cost_by_layer", compiled))
-    found: dict[Path, list[int]] = {}
+    by_path: dict[Path, list[int]] = {}
     once = 0
     for run in program.runs():
         path, backward = layer_of(program.origin(run.instruction))
@@ -104,12 +104,12 @@ def cost_by_layer(compiled: Any) -> LayerCosts:
         size = bytes_of(run, program)
         once += flops
         if flops or size:
-            entry = found.setdefault(path, [0, 0, 0, 0])
+            entry = by_path.setdefault(path, [0, 0, 0, 0])
             entry[0 + backward] += flops * run.times
             entry[2 + backward] += size * run.times
-    rows = [LayerCost("/".join(path), *sums) for path, sums in _inclusive(found)]
-    flops = sum(entry[0] + entry[1] for entry in found.values())
-    size = sum(entry[2] + entry[3] for entry in found.values())
+    rows = [LayerCost("/".join(path), *sums) for path, sums in _inclusive(by_path)]
+    flops = sum(entry[0] + entry[1] for entry in by_path.values())
+    size = sum(entry[2] + entry[3] for entry in by_path.values())
     counted = (compiled.cost_analysis() or {}).get("flops", math.nan)
     return LayerCosts(rows, flops, size, once, float(counted))
 
@@ -193,7 +193,7 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
             "few runs that end in jax.block_until_ready"
         )
     program = parse(text)
-    found, runs = _durations(program, module, files[-1])
+    durations, runs = _durations(program, module, files[-1])
     if not runs:
         raise ValueError(
             f"time_by_layer: {files[-1].name} holds no run of {module}; run this compiled program "
@@ -202,8 +202,8 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
     in_order = {}
     for run in program.runs():
         path, _ = layer_of(program.origin(run.instruction))
-        if path in found:
-            in_order[path] = found[path]
+        if path in durations:
+            in_order[path] = durations[path]
     rows = []
     for path, (forward, backward) in _inclusive(in_order):
         rows.append(LayerTime("/".join(path), forward / runs, backward / runs))
@@ -217,8 +217,10 @@ def _durations(
     from jax.profiler import ProfileData
 
     names = {name for part in program.computations.values() for name in part}
-    known = {run.instruction.name: run.instruction for run in program.runs() if not run.fused}
-    found: dict[Path, list[float]] = {}
+    instructions = {
+        run.instruction.name: run.instruction for run in program.runs() if not run.fused
+    }
+    by_path: dict[Path, list[float]] = {}
     runs = set()
     for stats, duration in _events(ProfileData.from_file(str(file))):
         if stats.get("hlo_module") != module:
@@ -229,16 +231,16 @@ def _durations(
                 f"time_by_layer: {file.name} holds a run of another program, which also has "
                 f"the name {module}, and an operation {name}; trace this one alone, in a new folder"
             )
-        if name not in known:
+        if name not in instructions:
             continue
         runs.add((stats.get("run_id"), stats.get("device_ordinal")))
-        one = known[name]
+        one = instructions[name]
         # The operations inside have their own events.
         if one.opcode not in ("while", "call", "conditional"):
             path, backward = layer_of(program.origin(one))
-            durations = found.setdefault(path, [0.0, 0.0])
+            durations = by_path.setdefault(path, [0.0, 0.0])
             durations[backward] += duration / 1e6
-    return found, len(runs)
+    return by_path, len(runs)
 
 
 def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
@@ -270,16 +272,16 @@ def program_text(who: str, compiled: Any) -> str:
     return text
 
 
-def _inclusive(found: dict[Path, list]) -> list[tuple[Path, list]]:
+def _inclusive(by_path: dict[Path, list]) -> list[tuple[Path, list]]:
     """Return sums over each path and the paths below it. A path precedes the paths below it; () is
     last."""
     sums: dict[Path, list] = {}
-    for path, entry in found.items():
+    for path, entry in by_path.items():
         for depth in range(1, len(path) + 1):
             above = path[:depth]
             so_far = sums.get(above, [0] * len(entry))
             sums[above] = [a + b for a, b in zip(so_far, entry, strict=True)]
-    outside = [((), found[()])] if () in found else []
+    outside = [((), by_path[()])] if () in by_path else []
     return [(path, sums[path]) for path in nested(sums)] + outside
 
 

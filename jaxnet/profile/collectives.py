@@ -77,7 +77,7 @@ def collectives(compiled: Any) -> Collectives:
       >>> collectives(jax.jit(jnp.sum).lower(jnp.ones((3, 5))).compile()).rows
       []
     """
-    found: dict[tuple[str, int], list[int]] = {}
+    totals: dict[tuple[str, int], list[int]] = {}
     channels = []
     text = program_text("collectives", compiled)
     first_line = text.partition("\n")[0]
@@ -97,11 +97,11 @@ def collectives(compiled: Any) -> Collectives:
         size = sum(shape.bytes for shape in run.operands)
         if kind == "all-gather":
             size *= devices
-        entry = found.setdefault((kind, devices), [0, 0, 0])
+        entry = totals.setdefault((kind, devices), [0, 0, 0])
         entry[0] += run.times * len(run.operands)
         entry[1] += run.times * size
         entry[2] += run.times * _sent(kind, size, devices)
-    return Collectives([Collective(*where, *sums) for where, sums in found.items()])
+    return Collectives([Collective(*where, *sums) for where, sums in totals.items()])
 
 
 def _sent(kind: str, size: int, devices: int) -> int:
@@ -123,8 +123,8 @@ def _group(attributes: str, everyone: int) -> int:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
         axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])  # 'b':(1)2 is a part of an axis
         return math.prod(int(part or sizes[axis]) for axis, part in axes)
-    found = re.search(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})", attributes)
-    if not found:
+    match = re.search(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})", attributes)
+    if not match:
         return everyone
-    size, listed = found.groups()
+    size, listed = match.groups()
     return int(size) if size else listed.count(",") + 1

@@ -78,8 +78,8 @@ class Instruction(NamedTuple):
     @property
     def op_name(self) -> str:
         """Origin of the instruction, as JAX notes it: "jit(step)/jvp(net)/dense/dot_general"."""
-        found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
-        return found[1] if found else ""
+        match = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
+        return match[1] if match else ""
 
     @property
     def inside(self) -> list[str]:
@@ -130,9 +130,9 @@ class Program(NamedTuple):
 
     def trips(self, loop: Instruction) -> int:
         """Return the number of times that a loop runs; 1 if the program does not say it."""
-        found = TRIPS.search(loop.attributes)
-        if found:
-            return int(found[1])
+        match = TRIPS.search(loop.attributes)
+        if match:
+            return int(match[1])
         # The compiler for TPUs only compares a counter, which begins at 0, with a constant.
         parts = re.findall(r"(?:condition|body)=%?([\w.\-]+)", loop.attributes)
         condition, body = [self.computations[name] for name in parts]
@@ -158,12 +158,12 @@ class Program(NamedTuple):
           times: Number of times that it runs.
           fused: Whether it is inside a fusion.
         """
-        here = self.computations.get(name or self.entry, {})
-        for one in here.values():
+        instructions = self.computations.get(name or self.entry, {})
+        for one in instructions.values():
             operands = []
             for other in one.operands:
-                if other in here:
-                    operands += here[other].shapes
+                if other in instructions:
+                    operands += instructions[other].shapes
             yield Run(one, tuple(operands), times, fused)
             count = times * self.trips(one) if one.opcode == "while" else times
             for other in one.inside:
@@ -181,17 +181,17 @@ def parse(text: str) -> Program:
     """
     computations = {}
     entry = ""
-    here = {}
+    instructions = {}
     for line in text.splitlines():
         header = HEADER.match(line)
         start = START.match(line)
         if header:
-            here = computations[header[2]] = {}
+            instructions = computations[header[2]] = {}
             if header[1]:
                 entry = header[2]
         elif start:
             name = start[1]
-            here[name] = _instruction(name, start[2], root=line.startswith("  ROOT"))
+            instructions[name] = _instruction(name, start[2], root=line.startswith("  ROOT"))
     return Program(computations, entry)
 
 
@@ -199,7 +199,7 @@ def _instruction(name: str, text: str, root: bool) -> Instruction:
     """Return the instruction of a line, "f32[3,7]{1,0} dot(%a, %b), lhs_contracting_dims={1}"."""
     kind, rest = first_word(text)
     opcode, _, rest = rest.partition("(")
-    given, rest = first_word(f"({rest}")
+    arguments, rest = first_word(f"({rest}")
     shapes = []
     for dtype, numbers in ARRAY.findall(kind):
         sizes = [int(n) for n in re.findall(r"\d+", numbers)]
@@ -208,8 +208,8 @@ def _instruction(name: str, text: str, root: bool) -> Instruction:
         name,
         opcode.strip(),
         shapes=tuple(shapes),
-        operands=tuple(OPERAND.findall(given)),
-        attributes=given + rest,
+        operands=tuple(OPERAND.findall(arguments)),
+        attributes=arguments + rest,
         root=root,
     )
 
@@ -274,8 +274,8 @@ def _flops_of_attention(one: Instruction, operands: tuple[Shape, ...]) -> int:
 
 
 def _flops_of_product(one: Instruction, left: Shape) -> int:
-    found = CONTRACTED.search(one.attributes)
-    axes = re.findall(r"\d+", found[1]) if found else []
+    match = CONTRACTED.search(one.attributes)
+    axes = re.findall(r"\d+", match[1]) if match else []
     summed = math.prod(left.sizes[int(axis)] for axis in axes)
     return 2 * math.prod(one.shapes[0].sizes) * summed
 
@@ -297,10 +297,10 @@ def _flops_of_convolution(one: Instruction, operands: tuple[Shape, ...]) -> int:
 
 def _flops_in_c(one: Instruction, operands: tuple[Shape, ...]) -> int:
     """Count for a convolution of `jaxnet.ops.native`: arrays (nets, batch, *space, features)."""
-    found = re.search(r"form = dense<\[([\d, \-]+)\]>", one.attributes)
-    if not found or len(operands) != 2:
+    match = re.search(r"form = dense<\[([\d, \-]+)\]>", one.attributes)
+    if not match or len(operands) != 2:
         return 0
-    kind, _, *numbers = map(int, found[1].split(","))
+    kind, _, *numbers = map(int, match[1].split(","))
     arrays = [shape.sizes for shape in operands]
     arrays.insert("xwy".index(KINDS[kind]), one.shapes[0].sizes)
     x, w, y = arrays
@@ -312,10 +312,10 @@ def _flops_in_c(one: Instruction, operands: tuple[Shape, ...]) -> int:
 
 def _of_window(one: Instruction, key: str, axis: str, usual: int) -> int:
     """Return a number of the window along an axis; for "pad=1_2x0_3" the first of each pair."""
-    found = re.search(rf"window=\{{[^}}]*\b{key}=([\dx_\-]+)", one.attributes)
-    if not found:
+    match = re.search(rf"window=\{{[^}}]*\b{key}=([\dx_\-]+)", one.attributes)
+    if not match:
         return usual
-    numbers = found[1].split("x")[int(axis)]
+    numbers = match[1].split("x")[int(axis)]
     return int(numbers.split("_")[0])
 
 
@@ -354,20 +354,20 @@ def _fused_bytes(body: dict[str, Instruction], out: int) -> int:
     """Return the bytes of the parameters and the result of a fusion."""
     total = out
     for one in body.values():
-        whole = sum(shape.bytes for shape in one.shapes)
+        size = sum(shape.bytes for shape in one.shapes)
         if one.opcode == "dynamic-update-slice" and one.root:  # in place: only the slice is written
             update = body.get(one.operands[1])
             if update:
-                total += sum(shape.bytes for shape in update.shapes) - whole
+                total += sum(shape.bytes for shape in update.shapes) - size
         if one.opcode != "parameter":
             continue
         users = [user for user in body.values() if one.name in user.operands]
         kinds = {user.opcode if user.operands[0] == one.name else "" for user in users}
         if kinds and kinds <= SLICES:
-            whole = sum(shape.bytes for user in users for shape in user.shapes)
+            size = sum(shape.bytes for user in users for shape in user.shapes)
         elif kinds == {"dynamic-update-slice"}:
-            whole = 0
-        total += whole
+            size = 0
+        total += size
     return total
 
 
@@ -377,7 +377,7 @@ WORDS = {
     "shard_map",
 }  # fmt: skip
 WORD = re.compile(r"branch_\d+_fun|custom_[jv][vj]p_call(_jaxpr)?|checkpoint|remat2?")
-AROUND = re.compile(r"^(jvp|transpose|vmap|remat|checkpoint|custom_jvp|custom_vjp)\((.*)\)$")
+WRAPPED = re.compile(r"^(jvp|transpose|vmap|remat|checkpoint|custom_jvp|custom_vjp)\((.*)\)$")
 LOOP = {"body", "closed_call", "eval_jaxpr"}
 
 
@@ -447,11 +447,11 @@ def _first_name(op_name: str) -> str:
 def _unwrapped(part: str) -> tuple[str, bool]:
     """Return a part of a name without transforms, and whether one of them is `transpose`."""
     backward = False
-    found = AROUND.match(part)
-    while found:
-        backward = backward or found[1] == "transpose"
-        part = found[2]
-        found = AROUND.match(part)
+    match = WRAPPED.match(part)
+    while match:
+        backward = backward or match[1] == "transpose"
+        part = match[2]
+        match = WRAPPED.match(part)
     return part, backward
 
 
