@@ -52,8 +52,8 @@ def split(
     classes = to_numpy("split", "labels", labels)
     if classes.dtype == object and all(isinstance(word, str) for word in classes.flat):
         classes = classes.astype(str)  # a column of words
-    known = classes.dtype.kind in "biufSU" and (classes == classes).all()
-    if classes.shape != (n,) or not known:
+    are_classes = classes.dtype.kind in "biufSU" and (classes == classes).all()
+    if classes.shape != (n,) or not are_classes:
         raise ValueError(
             f"split: labels must hold one class per example, ({n},), got {describe(labels):.60}"
         )

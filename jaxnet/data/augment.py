@@ -369,9 +369,9 @@ def _labeled(
     labels = checks.as_array(who, "labels", labels, "(batch,)", "integers", {"batch": len(x)})
     checks.check_range(labels, classes, f"{who}: labels")
     checks.check_key(key, who)
-    known = ((labels >= 0) & (labels < classes))[:, None]
+    in_range = ((labels >= 0) & (labels < classes))[:, None]
     one_hot = jax.nn.one_hot(labels, classes, dtype=output_dtype(x))
-    return x, jnp.where(known, one_hot, jnp.nan)
+    return x, jnp.where(in_range, one_hot, jnp.nan)
 
 
 def _pair(who: str, batch: Any, second: str, hint: str = "") -> Any:

@@ -52,17 +52,17 @@ def pad_boxes(
             f"{len(classes)}"
         )
     pairs = zip(boxes, classes, strict=True)
-    kept = [_with_area(i, *pair) for i, pair in enumerate(pairs)]
-    fullest = max((len(labels) for _, labels in kept), default=0)
+    boxes_with_area = [_with_area(i, *pair) for i, pair in enumerate(pairs)]
+    fullest = max((len(labels) for _, labels in boxes_with_area), default=0)
     max_boxes = max(fullest, 1) if max_boxes is None else max_boxes
     at_least("pad_boxes", "max_boxes", max_boxes)
     if fullest > max_boxes:
         raise ValueError(
             f"pad_boxes: an image has {fullest} boxes, more than max_boxes={max_boxes}"
         )
-    padded = np.zeros((len(kept), max_boxes, 4), np.float32)
-    padded_labels = np.full((len(kept), max_boxes), -1, np.int32)
-    for i, (corners, labels) in enumerate(kept):
+    padded = np.zeros((len(boxes_with_area), max_boxes, 4), np.float32)
+    padded_labels = np.full((len(boxes_with_area), max_boxes), -1, np.int32)
+    for i, (corners, labels) in enumerate(boxes_with_area):
         padded[i, : len(labels)] = corners
         padded_labels[i, : len(labels)] = labels
     return {"boxes": padded, "classes": padded_labels}

@@ -100,15 +100,15 @@ def image_folder(
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        here = root / name
-        found = _pictures(here, root)
-        if not found and classes is None:
+        class_folder = root / name
+        pictures = _pictures(class_folder, root)
+        if not pictures and classes is None:
             raise ValueError(
                 f"image_folder: class {name!r} has no images ({', '.join(sorted(SUFFIXES))}); "
-                f"{here} has {_listed(here)}"
+                f"{class_folder} has {_listed(class_folder)}"
             )
-        files += found
-        labels += [label] * len(found)
+        files += pictures
+        labels += [label] * len(pictures)
     images = np.empty((len(files), *_shape(size, channels)), np.float32)
     with progress_bar(len(files), root.name, unit="image") as bar:
         for i, file in enumerate(files):
@@ -119,14 +119,14 @@ def image_folder(
 
 def _pictures(folder: Path, root: Path) -> list[Path]:
     """Return the images below a folder in order, without hidden ones."""
-    found = []
+    pictures = []
     for file in folder.rglob("*"):
         if file.is_symlink() and file.is_dir():
             raise ValueError(f"image_folder: {file} is a link to a folder; move the images here")
         if file.suffix.lower() in SUFFIXES and file.is_file() and _shown(file, root):
-            found.append(file)
+            pictures.append(file)
     # By parts: paths of Windows compare as if all letters were small.
-    return sorted(found, key=lambda file: file.parts)
+    return sorted(pictures, key=lambda file: file.parts)
 
 
 def read_image(
@@ -211,8 +211,8 @@ def _deep(opened: Any) -> str:
 def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
     """Return the checked (height, width, channels) of an image."""
     both: Any = size if isinstance(size, tuple | list) else (size, size)
-    whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in both)
-    if not whole or len(both) != 2 or min(both) < 1:
+    are_integers = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in both)
+    if not are_integers or len(both) != 2 or min(both) < 1:
         raise ValueError(
             "read_image: size must be integers of at least 1, (height, width) or one for both, "
             f"got {size!r}"

@@ -30,9 +30,9 @@ def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.nda
       >>> patches(photos, 8, 5).shape
       (5, 8, 8, 3)
     """
-    given = check_list("patches", "images", images, "images")
+    listed = check_list("patches", "images", images, "images")
     images = []
-    for i, image in enumerate(given):
+    for i, image in enumerate(listed):
         images.append(on_host("patches", f"image {i}", image, dtype="booleans or numbers"))
     if not images or any(image.ndim not in (2, 3) for image in images):
         raise ValueError(

@@ -17,7 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxnet.data.builders import CATALOG, KNOWN, OWN, base_name, datasets_package, folder, prepared
+from jaxnet.data.builders import (
+    BUILDERS,
+    CATALOG,
+    ORIGINS,
+    base_name,
+    datasets_package,
+    folder,
+    prepared,
+)
 
 
 def prepare(who: str, name: str, place: Path) -> None:
@@ -28,7 +36,7 @@ def prepare(who: str, name: str, place: Path) -> None:
 
     Args:
       who: Name in errors.
-      name: Name of a dataset in `KNOWN` or in the catalog of TensorFlow Datasets.
+      name: Name of a dataset in `ORIGINS` or in the catalog of TensorFlow Datasets.
       place: Folder of the datasets, created if it does not exist.
 
     Raises:
@@ -45,9 +53,9 @@ def prepare(who: str, name: str, place: Path) -> None:
     """
     tfds = datasets_package(who)
     base = base_name(name)
-    if base not in OWN:
+    if base not in BUILDERS:
         _check_catalog(who, base, tfds)
-    origin = KNOWN.get(base)
+    origin = ORIGINS.get(base)
     if origin:
         print(f"{base}: {origin.what}")
         print(f"  from {origin.home} ({origin.size / 1e6:,.0f} MB), into {place}")
@@ -62,14 +70,14 @@ def prepare(who: str, name: str, place: Path) -> None:
                 f"{free / 1e6:,.0f} MB of free space"
             )
         with tempfile.TemporaryDirectory(dir=place, prefix=".download-") as downloads:
-            make = OWN[base].builder() if base in OWN else partial(tfds.builder, name)
+            make = BUILDERS[base].builder() if base in BUILDERS else partial(tfds.builder, name)
             builder = make(data_dir=place, file_format="array_record")
             config = tfds.download.DownloadConfig(try_download_gcs=False)
             # TensorFlow Datasets prints a line without the size.
             with redirect_stdout(io.StringIO()):
                 builder.download_and_prepare(download_dir=downloads, download_config=config)
     except Exception as error:  # TensorFlow Datasets raises errors of many types
-        if str(error).startswith((f"{who}:", *(f"{name}:" for name in OWN))):
+        if str(error).startswith((f"{who}:", *(f"{name}:" for name in BUILDERS))):
             raise
         kinds = [kind for kind in (ImportError, ValueError) if isinstance(error, kind)]
         kind = kinds[0] if kinds else OSError
@@ -86,7 +94,7 @@ def prepare(who: str, name: str, place: Path) -> None:
 def _check_catalog(who: str, name: str, tfds: Any) -> None:
     if name not in tfds.list_builders(with_community_datasets=False):
         raise ValueError(
-            f"{who}: there is no dataset {name!r}; jaxnet has {', '.join(OWN)}, and {CATALOG} "
+            f"{who}: there is no dataset {name!r}; jaxnet has {', '.join(BUILDERS)}, and {CATALOG} "
             "lists the datasets of TensorFlow Datasets"
         )
     try:
@@ -110,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
       1
     """
     lines = []
-    for name, origin in sorted(KNOWN.items()):
+    for name, origin in sorted(ORIGINS.items()):
         lines.append(f"  {name}: {origin.what} ({origin.size / 1e6:,.0f} MB)")
     listed = "\n".join(lines)
     parser = argparse.ArgumentParser(
@@ -123,11 +131,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         place = folder("prepare", options.data_dir)
-        unknown = [name for name in options.names if name not in KNOWN]
+        unknown = [name for name in options.names if name not in ORIGINS]
         if unknown:
             raise ValueError(
                 f"prepare: unknown dataset {', '.join(unknown)}; choose from "
-                f"{', '.join(sorted(KNOWN))}; for the others in {CATALOG} use "
+                f"{', '.join(sorted(ORIGINS))}; for the others in {CATALOG} use "
                 "jaxnet.data.tfds.load(..., download=True)"
             )
         for name in options.names:

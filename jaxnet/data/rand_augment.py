@@ -82,7 +82,7 @@ def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
     moved = _moved(x, which, strength)
     gray = in_gray(x)
     step = 2 ** jnp.round(4 * size)  # how many of the 256 levels become one
-    found = {
+    by_change = {
         "identity": x,
         "autocontrast": autocontrast(x),
         "equalize": _equalize(x),
@@ -93,7 +93,7 @@ def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
         "brightness": _blend(jnp.zeros_like(x), x, factor),
         "sharpness": _blend(_smooth(x), x, factor),
     }
-    every = jnp.stack([found.get(name, moved) for name in CHANGES])
+    every = jnp.stack([by_change.get(name, moved) for name in CHANGES])
     return every[which, jnp.arange(len(x))]
 
 

@@ -82,16 +82,16 @@ def _scenes(
     rng, data: Pair, n: int, classes: int, max_digits: int, size: tuple[int, int]
 ) -> Scenes:
     images, labels = data
-    known = labels < classes
-    images, labels = images[known], labels[known]
+    of_classes = labels < classes
+    images, labels = images[of_classes], labels[of_classes]
     ink = np.zeros((n, *size), np.float32)
     colors = np.zeros((n, *size, 3), np.float32)
     masks = np.full((n, *size), classes, np.int32)
     boxes = []
-    found = []
+    all_labels = []
     for i in range(n):
         places = []
-        here = []
+        scene_labels = []
         for _ in range(rng.integers(1, max_digits + 1)):
             side = rng.integers(LEAST, MOST + 1)
             which = rng.integers(len(images))
@@ -104,13 +104,13 @@ def _scenes(
             colors[i][window] = rng.uniform(0, 0.5, 3)
             masks[i][window] = np.where(drawn > PALE, labels[which], classes)
             places.append(_box(drawn) + np.tile(corner, 2))
-            here.append(labels[which])
+            scene_labels.append(labels[which])
         boxes.append(np.reshape(places, (-1, 4)) / np.tile(size, 2))
-        found.append(np.array(here))
+        all_labels.append(np.array(scene_labels))
     masks[(ink > PALE) & (ink <= CLEAR)] = classes + 1
     paper = rng.uniform(0.75, 1, (n, 1, 1, 3)).astype(np.float32)
     pictures = paper + ink[..., None] * (colors - paper)
-    return Scenes(pictures, masks, pad_boxes(boxes, found, max_boxes=max_digits))
+    return Scenes(pictures, masks, pad_boxes(boxes, all_labels, max_boxes=max_digits))
 
 
 def _free_corner(rng, ink: np.ndarray, side: int) -> np.ndarray | None:

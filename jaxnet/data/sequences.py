@@ -146,9 +146,9 @@ def _padded(arrays: list[np.ndarray], length: int, value: Any) -> tuple[np.ndarr
 
 def _sequences(who: str, sequences: Any, value: Any) -> list[np.ndarray]:
     """Return the sequences as arrays of one dtype, which holds the values of all, and `value`."""
-    given = check_list(who, "sequences", sequences, "sequences")
+    listed = check_list(who, "sequences", sequences, "sequences")
     arrays = []
-    for i, one in enumerate(given):
+    for i, one in enumerate(listed):
         arrays.append(on_host(who, f"sequence {i}", one, dtype="booleans or numbers"))
     if not arrays:
         raise ValueError(f"{who}: expected at least one sequence, got none")
@@ -181,18 +181,18 @@ def _holds(dtype: np.dtype, array: np.ndarray) -> bool:
 def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
     """Raise if the sequences' dtype would change the padding, such as 0.5 to 0 or 300 to 44."""
     try:
-        given = np.asarray(value)
+        padding = np.asarray(value)
     except (TypeError, ValueError):  # a random key, or lists of different lengths
-        given = np.array(None)
+        padding = np.array(None)
     kinds = np.bool_, jnp.integer, jnp.floating
-    if given.ndim or not any(jnp.issubdtype(given.dtype, kind) for kind in kinds):
+    if padding.ndim or not any(jnp.issubdtype(padding.dtype, kind) for kind in kinds):
         raise TypeError(f"{who}: value must be a number, got {value!r:.60}")
     with np.errstate(all="ignore"):
-        cast = given.astype(dtype)
+        cast = padding.astype(dtype)
     if dtype.kind in "biu":
-        same = cast == given
+        same = cast == padding
     else:  # floats are rounded, but not to infinity
-        same = np.isfinite(cast.astype(float)) == np.isfinite(given)
+        same = np.isfinite(cast.astype(float)) == np.isfinite(padding)
     if not same.all():
         raise ValueError(f"{who}: value must fit the sequences of {dtype}, got {value}")
 
@@ -324,9 +324,9 @@ class Bucketed:
             if draw is not None:
                 rows = draw.permutation(rows)
             rows = np.concatenate([rest, rows])
-            whole = len(rows) - len(rows) % self._batch_size
-            chosen += [(i, batch) for batch in rows[:whole].reshape(-1, self._batch_size)]
-            rest = rows[whole:]
+            full = len(rows) - len(rows) % self._batch_size
+            chosen += [(i, batch) for batch in rows[:full].reshape(-1, self._batch_size)]
+            rest = rows[full:]
         if draw is not None:
             chosen = [chosen[i] for i in draw.permutation(len(chosen))]
         # The smaller batch is last, since fit takes the batch size from the first batch.
@@ -389,22 +389,22 @@ def _is_list(part: Any) -> bool:
     return isinstance(part, list)
 
 
-def _bounds(given: Any, lengths: np.ndarray) -> list[tuple[int, ...]]:
+def _bounds(wanted: Any, lengths: np.ndarray) -> list[tuple[int, ...]]:
     """Return one length per bucket and list, from a number of buckets or as given."""
-    if not isinstance(given, list | tuple):
-        at_least("bucketed", "bounds", given)
-        fractions = np.arange(1, given + 1) / given
-        found = np.quantile(lengths, fractions, axis=0, method="inverted_cdf")
+    if not isinstance(wanted, list | tuple):
+        at_least("bucketed", "bounds", wanted)
+        fractions = np.arange(1, wanted + 1) / wanted
+        quantiles = np.quantile(lengths, fractions, axis=0, method="inverted_cdf")
         # Buckets with equal bounds are merged.
-        return sorted({tuple(max(1, int(n)) for n in row) for row in found})
+        return sorted({tuple(max(1, int(n)) for n in row) for row in quantiles})
     kinds = lengths.shape[1]
-    bounds = [tuple(b) if isinstance(b, list | tuple) else (b,) * kinds for b in given]
-    whole = all(isinstance(n, int | np.integer) for bound in bounds for n in bound)
-    fit = bounds and whole and all(len(b) == kinds and min(b) >= 1 for b in bounds)
+    bounds = [tuple(b) if isinstance(b, list | tuple) else (b,) * kinds for b in wanted]
+    are_integers = all(isinstance(n, int | np.integer) for bound in bounds for n in bound)
+    fit = bounds and are_integers and all(len(b) == kinds and min(b) >= 1 for b in bounds)
     if not fit or not all(_increases(low, high) for low, high in itertools.pairwise(bounds)):
         raise ValueError(
             f"bucketed: bounds must be at least 1 and increase, each a number or a tuple of "
-            f"{kinds}, one per list of sequences, got {given}"
+            f"{kinds}, one per list of sequences, got {wanted}"
         )
     return bounds
 

@@ -154,24 +154,24 @@ def _characters(alphabet: str, special: dict[str, int]) -> Vocabulary:
 
     def encode(text: str) -> np.ndarray:
         check_type("encode", "text", text, str, "a str")
-        given = _codes(text)
-        places = np.searchsorted(codes, given)
-        known = codes[np.minimum(places, len(codes) - 1)] == given
-        if "unknown" not in special and not known.all():
-            i = int(np.argmin(known))
+        text_codes = _codes(text)
+        places = np.searchsorted(codes, text_codes)
+        in_vocabulary = codes[np.minimum(places, len(codes) - 1)] == text_codes
+        if "unknown" not in special and not in_vocabulary.all():
+            i = int(np.argmin(in_vocabulary))
             raise ValueError(
                 f"encode: {text[i]!r} (index {i}) is not in the vocabulary of {len(codes)} "
                 'characters; build it from a text with this character, or pass special=("unknown",)'
             )
-        ids = np.where(known, places + shift, special.get("unknown", 0))
+        ids = np.where(in_vocabulary, places + shift, special.get("unknown", 0))
         return ids.astype(np.int32)
 
     letters = np.concatenate([np.full(shift, ord(_LOST), np.uint32), codes])
 
     def decode(ids: Any) -> str:
-        kept = _text_ids(ids, size, special)
-        found = letters[kept].astype("<u4").tobytes()
-        return found.decode("utf-32-le", "surrogatepass")
+        text_ids = _text_ids(ids, size, special)
+        encoded = letters[text_ids].astype("<u4").tobytes()
+        return encoded.decode("utf-32-le", "surrogatepass")
 
     contents = {"vocabulary": "characters", "special": list(special), "characters": alphabet}
     return Vocabulary(size, encode, decode, special, contents)
@@ -256,19 +256,19 @@ def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
         return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(ids: Any) -> str:
-        kept = _text_ids(ids, size, special)
-        return tokenizer.decode(kept.tolist(), skip_special_tokens=False)
+        text_ids = _text_ids(ids, size, special)
+        return tokenizer.decode(text_ids.tolist(), skip_special_tokens=False)
 
     contents = {"vocabulary": "subwords", "special": list(special)}
     contents["tokenizer"] = json.loads(tokenizer.to_str())
     return Vocabulary(size, encode, decode, special, contents)
 
 
-def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> dict[str, int]:
-    fine = isinstance(names, list | tuple) and all(name in known for name in names)
+def _checked_special(names: Sequence[str], allowed: Sequence[str], who: str) -> dict[str, int]:
+    fine = isinstance(names, list | tuple) and all(name in allowed for name in names)
     if not fine or len(set(names)) < len(names):
         raise ValueError(
-            f"{who}: special must be a tuple of {', '.join(known)}, each at most once, "
+            f"{who}: special must be a tuple of {', '.join(allowed)}, each at most once, "
             f"got {names!r}"
         )
     return {name: i for i, name in enumerate(names)}

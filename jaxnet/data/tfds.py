@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.data.builders import KNOWN, base_name, datasets_package, folder
+from jaxnet.data.builders import ORIGINS, base_name, datasets_package, folder
 from jaxnet.data.builders import prepared as prepared
 from jaxnet.data.builders.metadata import check_metadata, damaged
 from jaxnet.services.checks import check_options, check_type
@@ -109,10 +109,10 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
     check_type(who, "split", split, str, "a str")
     place = folder(who, data_dir)
     tfds = datasets_package(who)
-    here = prepared(place)
-    if base_name(name) not in here:
+    present = prepared(place)
+    if base_name(name) not in present:
         if not download:
-            raise FileNotFoundError(_missing(who, name, place, here, data_dir))
+            raise FileNotFoundError(_missing(who, name, place, present, data_dir))
         from jaxnet.data.prepare import prepare
 
         prepare(who, name, place)
@@ -125,7 +125,7 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
             raise damaged(who, place / name, error) from error
         raise _unknown_version(who, name, place) from error
     try:
-        found: Any = builder.as_data_source(split)
+        source: Any = builder.as_data_source(split)
     except NotImplementedError as error:  # of another version or format of files
         raise _unknown_version(who, name, place) from error
     except ValueError as error:
@@ -139,7 +139,7 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
         raise damaged(who, builder.data_dir, error) from error
     # This silences a recommendation to install OpenCV.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    return found, builder
+    return source, builder
 
 
 def _unknown_version(who: str, name: str, place: Path) -> FileNotFoundError:
@@ -151,16 +151,16 @@ def _unknown_version(who: str, name: str, place: Path) -> FileNotFoundError:
     )
 
 
-def _missing(who: str, name: str, place: Path, here: list[str], data_dir: Any) -> str:
+def _missing(who: str, name: str, place: Path, present: list[str], data_dir: Any) -> str:
     is_named = data_dir or "TFDS_DATA_DIR" in os.environ
     said = "" if is_named else " (TFDS_DATA_DIR is not set)"
-    if here:
-        holds = f"which has {', '.join(here)}"
+    if present:
+        holds = f"which has {', '.join(present)}"
     elif place.is_dir():
         holds = "which has no dataset"
     else:
         holds = "which does not exist"
-    if base_name(name) in KNOWN:
+    if base_name(name) in ORIGINS:
         get = f"run python -m jaxnet.data.prepare {base_name(name)}, or pass download=True"
     else:
         get = "or pass download=True for one of TensorFlow Datasets' catalog (needs TensorFlow)"
@@ -178,10 +178,10 @@ def _columns(info: Any, values: list) -> Any:
         return [_text(value) for value in values]
     if None in info.shape:
         return [np.asarray(value, info.np_dtype) for value in values]
-    found = np.asarray(values, info.np_dtype)
-    if values and found.shape[1:] != info.shape:
-        raise ValueError(f"features.json says {info.shape}, the examples have {found.shape[1:]}")
-    return found.reshape(len(values), *info.shape)
+    array = np.asarray(values, info.np_dtype)
+    if values and array.shape[1:] != info.shape:
+        raise ValueError(f"features.json says {info.shape}, the examples have {array.shape[1:]}")
+    return array.reshape(len(values), *info.shape)
 
 
 def _text(value: Any) -> Any:

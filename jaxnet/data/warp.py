@@ -49,16 +49,16 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
 
     @on_auto_axes
     def augment(key, x):
-        x, whole = _entries("random_flip", x, key)
+        x, in_form_of_input = _entries("random_flip", x, key)
         flip = jax.random.bernoulli(key, shape=(x["image"].shape[0],))
         for name in ("image", "mask"):
             if name in x:
-                here = flip.reshape(-1, *[1] * (x[name].ndim - 1))
-                x[name] = jnp.where(here, jnp.flip(x[name], axis), x[name])
+                is_flipped = flip.reshape(-1, *[1] * (x[name].ndim - 1))
+                x[name] = jnp.where(is_flipped, jnp.flip(x[name], axis), x[name])
         if "boxes" in x:
-            here = flip[:, None, None]
-            x["boxes"] = jnp.where(here, flipped_boxes(x["boxes"]), x["boxes"])
-        return whole(x)
+            is_flipped = flip[:, None, None]
+            x["boxes"] = jnp.where(is_flipped, flipped_boxes(x["boxes"]), x["boxes"])
+        return in_form_of_input(x)
 
     return augment
 
@@ -117,7 +117,7 @@ def elastic(
 
     @on_auto_axes
     def augment(key, x):
-        x, whole = _entries("elastic", x, key)
+        x, in_form_of_input = _entries("elastic", x, key)
         if displacement and "boxes" in x:
             raise ValueError("elastic: boxes cannot be deformed elastically; pass displacement=0")
         n, height, width = x["image"].shape[:3]
@@ -139,7 +139,7 @@ def elastic(
             noise_key = jax.random.fold_in(key, 4)
             noise = _smooth_noise(noise_key, (n, height, width), spacing)
             displacements = displacement * noise
-        return whole(_warp(x, matrix, center, displacements))
+        return in_form_of_input(_warp(x, matrix, center, displacements))
 
     return augment
 
@@ -178,7 +178,7 @@ def random_crop(min_scale: float) -> Augmentation:
 
     @on_auto_axes
     def augment(key, x):
-        x, whole = _entries("random_crop", x, key)
+        x, in_form_of_input = _entries("random_crop", x, key)
         n, height, width = x["image"].shape[:3]
         size_key, place_key = jax.random.split(key)
         size = jax.random.uniform(size_key, (n, 1), minval=min_scale, maxval=1)
@@ -186,7 +186,7 @@ def random_crop(min_scale: float) -> Augmentation:
         room = jnp.array([[height - 1, width - 1]]) / 2 * (1 - size)
         center = room * jax.random.uniform(place_key, (n, 2), minval=-1, maxval=1)
         matrix = jnp.eye(2)[None] / size[..., None]
-        return whole(_warp(x, matrix, center))
+        return in_form_of_input(_warp(x, matrix, center))
 
     return augment
 
@@ -215,12 +215,12 @@ def warp(x: Any, matrix: jax.Array, center: jax.Array | None = None) -> Any:
       >>> warp(x, quarter)[0, :, :, 0].tolist()
       [[6.0, 3.0, 0.0], [7.0, 4.0, 1.0], [8.0, 5.0, 2.0]]
     """
-    x, whole = _entries("warp", x)
+    x, in_form_of_input = _entries("warp", x)
     n = x["image"].shape[0]
     center = jnp.zeros((n, 2)) if center is None else center
     matrix = checks.as_array("warp", "matrix", matrix, "(batch, 2, 2)", "reals", {"batch": n})
     center = checks.as_array("warp", "center", center, "(batch, 2)", "reals", {"batch": n})
-    return whole(_warp(x, matrix, center))
+    return in_form_of_input(_warp(x, matrix, center))
 
 
 def matrices(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
@@ -258,10 +258,10 @@ def _entries(who: str, x: Any, key: Any = None) -> tuple[dict[str, Any], Callabl
         if name in entries:
             entries[name] = checks.as_array(who, name, entries[name], form, dtype, sizes)
 
-    def whole(out):
+    def in_form_of_input(out):
         return out if isinstance(x, dict) else out["image"]
 
-    return entries, whole
+    return entries, in_form_of_input
 
 
 def _warp(
@@ -294,10 +294,10 @@ def _bilinear(image: jax.Array, place: jax.Array) -> jax.Array:
     place = jnp.round(place * 1024) / 1024  # a rounding error must not move the last pixel outside
     wide = image.astype(jnp.promote_types(image.dtype, place.dtype))
     at = [place[..., 0], place[..., 1]]
-    found = jax.vmap(lambda a: map_coordinates(a, at, 1, mode="constant"), -1, -1)(wide)
+    pixels = jax.vmap(lambda a: map_coordinates(a, at, 1, mode="constant"), -1, -1)(wide)
     if jnp.issubdtype(image.dtype, jnp.integer):
-        found = jnp.round(found)
-    return found.astype(image.dtype)
+        pixels = jnp.round(pixels)
+    return pixels.astype(image.dtype)
 
 
 def _warp_boxes(boxes, matrix, center, size):

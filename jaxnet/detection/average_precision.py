@@ -107,12 +107,12 @@ def average_precision(
     return AveragePrecision(mean, each, recalls, precisions, scores)
 
 
-def _curve(found, truth, overlap, c: int, iou: float) -> tuple[np.ndarray, ...]:
+def _curve(predicted, truth, overlap, c: int, iou: float) -> tuple[np.ndarray, ...]:
     """Return recall, precision and score after each detection of class c, best first."""
     free = truth["classes"] == c  # (images, m)
     total = free.sum()
-    image, place = np.nonzero(found["classes"] == c)
-    scores = found["scores"][image, place]
+    image, place = np.nonzero(predicted["classes"] == c)
+    scores = predicted["scores"][image, place]
     order = np.argsort(-scores, kind="stable")
     right = np.zeros(len(order))
     for rank, at in enumerate(order):
@@ -139,20 +139,20 @@ def _area(recall: np.ndarray, precision: np.ndarray, points: int | None) -> floa
 
 
 def _read(
-    what: str, given: Any, axis: str, classes: int, sizes: dict, scored: bool = False
+    what: str, entries: Any, axis: str, classes: int, sizes: dict, scored: bool = False
 ) -> dict[str, np.ndarray]:
     """Return the checked arrays of `found` or `truth`."""
     who = "average_precision"
     names = ("boxes", "scores", "classes") if scored else ("boxes", "classes")
-    given = getattr(given, "_asdict", lambda: given)()  # for a NamedTuple
-    if not isinstance(given, Mapping) or not set(names) <= set(given):
-        got = sorted(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+    entries = getattr(entries, "_asdict", lambda: entries)()  # for a NamedTuple
+    if not isinstance(entries, Mapping) or not set(names) <= set(entries):
+        got = sorted(map(str, entries)) if isinstance(entries, Mapping) else type(entries).__name__
         raise TypeError(f"{who}: {what} must be a dict of {', '.join(names)}, got {got}")
     parts = {}
     for name in names:
         form = f"(images, {axis}, 4)" if name == "boxes" else f"(images, {axis})"
         dtype = "integers" if name == "classes" else "reals"
-        parts[name] = on_host(who, f"{what}['{name}']", given[name], form, dtype, sizes)
+        parts[name] = on_host(who, f"{what}['{name}']", entries[name], form, dtype, sizes)
     # Signed integers, since classes are compared with -1.
     parts["classes"] = parts["classes"].astype(np.int64)
     largest = parts["classes"].max(initial=-1)

@@ -54,13 +54,13 @@ def boxes(
     """
     x = on_host("boxes", "x", x, "(images, height, width, 1 or 3 channels)", empty=False)
     x = np.clip(x, 0, 1)
-    given = {}
+    parts = {}
     if found is not None:
-        given["found"] = _checked("found", found, len(x))
+        parts["found"] = _checked("found", found, len(x))
     if truth is not None:
-        given["true"] = _checked("true", truth, len(x))
+        parts["true"] = _checked("true", truth, len(x))
     count = 0
-    for part in given.values():
+    for part in parts.values():
         count = max(count, 1 + int(part["classes"].max(initial=-1)))
     if names is None:
         names = [str(c) for c in range(count)]
@@ -77,10 +77,10 @@ def boxes(
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(0, 1, 1, 0), aspect="auto")
         axes.set_box_aspect(aspect)
         frame(axes)
-        for what, part in given.items():
+        for what, part in parts.items():
             _draw(axes, part, i, dashed=what == "true")
-    if given:
-        _legend(figure, given, names)
+    if parts:
+        _legend(figure, parts, names)
     return figure
 
 
@@ -105,17 +105,17 @@ def _draw(axes: Any, part: dict[str, np.ndarray], i: int, dashed: bool) -> None:
             axes.text(left, top, score, bbox=label, **style)
 
 
-def _legend(figure: Figure, given: dict[str, dict[str, np.ndarray]], names: list[str]) -> None:
+def _legend(figure: Figure, parts: dict[str, dict[str, np.ndarray]], names: list[str]) -> None:
     """Name the colors of classes, then the lines of predictions and ground truth."""
     from matplotlib.lines import Line2D
 
     shown = range(len(names))
     if len(names) > len(COLORS):  # with many classes, list only the classes on the images
-        present = np.concatenate([part["classes"].ravel() for part in given.values()])
+        present = np.concatenate([part["classes"].ravel() for part in parts.values()])
         shown = np.unique(present[present >= 0]).tolist()
     lines = [Line2D([], [], color=_color(c), linewidth=3) for c in shown]
     words = [names[c] for c in shown]
-    for what in given:
+    for what in parts:
         style = "--" if what == "true" else "-"
         lines.append(Line2D([], [], color="0.3", linestyle=style))
         words.append(what)
@@ -147,17 +147,17 @@ def _color(c: int) -> str:
 
 
 def _checked(what: str, part: Any, images: int) -> dict[str, np.ndarray]:
-    given = a_dict("boxes", "found" if what == "found" else "truth", part, "arrays")
-    if not {"boxes", "classes"} <= given.keys() <= FORMS.keys():
+    entries = a_dict("boxes", "found" if what == "found" else "truth", part, "arrays")
+    if not {"boxes", "classes"} <= entries.keys() <= FORMS.keys():
         raise ValueError(
             f'boxes: {what} must have "boxes", "classes" and optionally "scores", got '
-            f"{', '.join(map(str, given)) or 'nothing'}"
+            f"{', '.join(map(str, entries)) or 'nothing'}"
         )
     sizes = {"images": images}
     arrays = {}
     for name, (form, dtype) in FORMS.items():
-        if name in given:
-            arrays[name] = on_host("boxes", f"{what} {name}", given[name], form, dtype, sizes)
+        if name in entries:
+            arrays[name] = on_host("boxes", f"{what} {name}", entries[name], form, dtype, sizes)
     # Signed, since classes are compared with -1.
     arrays["classes"] = arrays["classes"].astype(np.int64)
     check_values("boxes", f"{what} boxes", arrays["boxes"], "(-inf, inf)")

@@ -39,7 +39,7 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     names = texts("confusion", "names", names, n, "class")
     sums = matrix.sum(1, keepdims=True)
     share = matrix / np.where(sums > 0, sums, 1)
-    whole = not (matrix % 1).any()
+    are_counts = not (matrix % 1).any()
 
     longest = max(len(name) for name in names)
     side = 1.6 + 0.42 * n + 0.06 * longest
@@ -49,7 +49,7 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     for (row, column), count in np.ndenumerate(matrix):
         if not count:
             continue
-        words = f"{count:g}" if whole else f"{count:.2f}"
+        words = f"{count:g}" if are_counts else f"{count:.2f}"
         color = "white" if share[row, column] > 0.38 else "black"
         axes.text(column, row, words, ha="center", va="center", color=color, fontsize=9)
     angle = {}
@@ -60,13 +60,13 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
     table_lines(axes, n, n)
     axes.spines[:].set_visible(False)
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(_title(matrix, whole))
+    axes.set_title(_title(matrix, are_counts))
     return figure
 
 
-def _title(matrix: np.ndarray, whole: bool) -> str:
+def _title(matrix: np.ndarray, are_counts: bool) -> str:
     correct, total = np.trace(matrix), matrix.sum()
     rate = f"{correct / (total or 1):.2%}"
-    if not whole:
+    if not are_counts:
         return f"{rate} correct"
     return f"{correct:g} of {total:g} correct ({rate})"

@@ -44,12 +44,12 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
             _check_epoch(epoch)
     panels: dict[str, dict[str, np.ndarray]] = {}
     for part in ("train", "evaluation"):
-        found = [[getattr(epoch, part) or {} for epoch in run] for run in listed]
-        first_epoch = found[0][0]
+        by_run = [[getattr(epoch, part) or {} for epoch in run] for run in listed]
+        first_epoch = by_run[0][0]
         for metric in first_epoch:
-            if not all(metric in measured for run in found for measured in run):
+            if not all(metric in measured for run in by_run for measured in run):
                 raise ValueError(f"history: {part}/{metric} is not in every epoch")
-            values = np.array([[measured[metric] for measured in run] for run in found])
+            values = np.array([[measured[metric] for measured in run] for run in by_run])
             lines = panels.setdefault(metric, {})
             lines[part] = values if len(listed) > 1 else values[0]
     return panels
@@ -87,10 +87,10 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
     """
     from matplotlib.ticker import MaxNLocator
 
-    given_panels = a_dict("curves", "panels", panels, "metric -> lines")
+    named_panels = a_dict("curves", "panels", panels, "metric -> lines")
     panels = {
         metric: a_dict("curves", f"panels[{metric!r}]", panel, "name -> values")
-        for metric, panel in given_panels.items()
+        for metric, panel in named_panels.items()
     }
     (xlabel,) = texts("curves", "xlabel", [xlabel])
     if not panels:
@@ -102,8 +102,8 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
     lines = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     places = cells(figure, 1, len(panels), len(panels))
     for axes, (metric, panel) in zip(places, panels.items(), strict=True):
-        for name, given in panel.items():
-            values = _checked_values(f"{metric}/{name}", given, x)
+        for name, line in panel.items():
+            values = _checked_values(f"{metric}/{name}", line, x)
             _line(axes, x, values, name, lines.index(name), with_last_value)
         axes.set(xlabel=xlabel, ylabel=metric)
         if x is None:
@@ -116,9 +116,9 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
     return figure
 
 
-def _checked_values(what: str, given: Any, x: Any) -> np.ndarray:
+def _checked_values(what: str, line: Any, x: Any) -> np.ndarray:
     """Return the values of a line as (runs, epochs)."""
-    values = on_host("curves", what, given)
+    values = on_host("curves", what, line)
     fits = x is None or values.shape[-1:] == np.shape(x)
     if values.ndim not in (1, 2) or values.size == 0 or not fits:
         places = "" if x is None else f" for x {np.shape(x)}"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.services.checks import a_function, at_least, check_values, on_host
-from jaxnet.viz.style import COLORS, Figure, cells, grid, new_figure, plain, styled, texts
+from jaxnet.viz.style import COLORS, Figure, cells, escaped, grid, new_figure, styled, texts
 
 Predict = Callable[[Any], Any]
 MARKERS = "osD^vPX"
@@ -61,8 +61,8 @@ def decision(
     plane = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 2)
     # A single call, so that one shape is compiled.
     both = np.concatenate([plane.astype(np.float32), x.astype(np.float32)])
-    found = {title: _classes(f, both) for title, f in panels.items()}
-    classes = np.concatenate([y, *found.values()])
+    classes_by_title = {title: _classes(f, both) for title, f in panels.items()}
+    classes = np.concatenate([y, *classes_by_title.values()])
     count = 1 + classes.max()
     check_values("decision", "classes", classes, f"[0, {len(COLORS)})")
     if names is None:
@@ -74,12 +74,12 @@ def decision(
     rows, columns = grid("decision", len(panels), columns)
     figure = new_figure(3.1 * columns, 3.1 * rows + 0.45)
     places = cells(figure, rows, columns, len(panels), sharex=True, sharey=True)
-    for axes, (title, classes) in zip(places, found.items(), strict=True):
+    for axes, (title, classes) in zip(places, classes_by_title.items(), strict=True):
         regions, predicted = np.split(classes, [len(plane)])
         _regions(axes, ticks, regions.reshape(resolution, resolution), count)
         _points(axes, x, y, predicted)
         wrong = f"{(predicted != y).sum()} of {len(y)} wrong"
-        title = f"{plain(title)}: {wrong}" if title else wrong
+        title = f"{escaped(title)}: {wrong}" if title else wrong
         axes.set(xlim=limits[0], ylim=limits[1], title=title)
     _legend(figure, names[:count])
     return figure
@@ -88,33 +88,33 @@ def decision(
 def _checked(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the examples, and their classes as integers."""
     x = on_host("decision", "x", x)
-    given = on_host("decision", "y", y)
-    y = np.round(np.nan_to_num(given, nan=-1)).astype(int)
+    numbers = on_host("decision", "y", y)
+    y = np.round(np.nan_to_num(numbers, nan=-1)).astype(int)
     pairs = x.ndim == 2 and x.shape[1] == 2 and len(x) > 0
     if not pairs or y.shape != (len(x),):
         raise ValueError(
             "decision: expected x (n, 2) and classes y (n,), at least one example, got "
             f"{x.shape} and {y.shape}; for more inputs, fix or project all but two"
         )
-    wrong = np.append(x[~np.isfinite(x)], given[y != given])
+    wrong = np.append(x[~np.isfinite(x)], numbers[y != numbers])
     if len(wrong):
         raise ValueError(f"decision: x must be finite and y classes 0, 1, ..., got {wrong[0]}")
     return x, y
 
 
 def _classes(predict: Predict, x: np.ndarray) -> np.ndarray:
-    given = on_host("decision", "the output of predict", predict(x))
-    if given.shape != (len(x),):
+    output = on_host("decision", "the output of predict", predict(x))
+    if output.shape != (len(x),):
         raise ValueError(
             f"decision: predict must return classes ({len(x)},) for x {x.shape}, got "
-            f"{given.shape}; for scores (n, classes) return scores.argmax(-1), for one unit (n, 1) "
-            "return scores[:, 0] > 0"
+            f"{output.shape}; for scores (n, classes) return scores.argmax(-1), for one unit (n, "
+            "1) return scores[:, 0] > 0"
         )
-    classes = np.round(given.astype(float)).astype(int)
-    if not np.array_equal(classes, given):
+    classes = np.round(output.astype(float)).astype(int)
+    if not np.array_equal(classes, output):
         raise ValueError(
             "decision: predict must return classes 0, 1, ..., got values such as "
-            f"{given[classes != given][0]:g}; for probabilities return probabilities > 0.5"
+            f"{output[classes != output][0]:g}; for probabilities return probabilities > 0.5"
         )
     return classes
 

@@ -38,9 +38,9 @@ def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | Non
         raise ValueError("embedding: expected at least one panel, such as {'PCA': points}")
     if labels.min() < 0:
         raise ValueError(f"embedding: labels must be classes 0, 1, ..., got {labels!r:.60}")
-    for title, given in panels.items():
+    for title, coordinates in panels.items():
         what = f"panels[{title!r}]"
-        panels[title] = on_host("embedding", what, given, "(examples, 2)", sizes=sizes)
+        panels[title] = on_host("embedding", what, coordinates, "(examples, 2)", sizes=sizes)
     classes = np.unique(labels)
     if names is not None:
         names = texts("embedding", "names", names)

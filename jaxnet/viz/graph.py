@@ -7,7 +7,7 @@ import numpy as np
 from jaxnet.inspect import Graph
 from jaxnet.services.checks import at_least, check_type
 from jaxnet.services.table import short
-from jaxnet.viz.style import COLORS, Figure, canvas, plain, styled
+from jaxnet.viz.style import COLORS, Figure, canvas, escaped, styled
 
 FORWARD = COLORS[2]  # green
 BACKWARD = COLORS[1]  # vermilion
@@ -114,7 +114,7 @@ def _box(axes: Any, x: float, y: float, width: float, fill: str, label: str) -> 
     style = {"fc": fill, "ec": "0.35", "lw": 1, "zorder": 3}
     box = FancyBboxPatch(corner, width - 0.1, 0.22, boxstyle=shape, **style)
     axes.add_patch(box)
-    axes.text(x, y, plain(label), ha="center", va="center", fontsize=10, zorder=4)
+    axes.text(x, y, escaped(label), ha="center", va="center", fontsize=10, zorder=4)
 
 
 def _words(axes: Any, x: float, y: float, words: str, color: str, where: str) -> None:

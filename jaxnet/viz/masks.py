@@ -40,10 +40,10 @@ def overlay(x: Any, mask: Any, colors: Any, *, alpha: float = 0.6) -> np.ndarray
             f"got {x.shape} and {mask.shape}"
         )
     within("overlay", "alpha", alpha, "[0, 1]")
-    known = (mask >= 0) & (mask < len(colors))
-    known_mask = np.where(known, mask, 0)
-    painted = alpha * colors[known_mask] + (1 - alpha) * x
-    return np.where(known[..., None], painted, x)
+    in_range = (mask >= 0) & (mask < len(colors))
+    clipped = np.where(in_range, mask, 0)
+    painted = alpha * colors[clipped] + (1 - alpha) * x
+    return np.where(in_range[..., None], painted, x)
 
 
 @styled()

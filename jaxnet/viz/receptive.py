@@ -6,7 +6,7 @@ from typing import Any
 from jaxnet.inspect import ReceptiveFields
 from jaxnet.services.checks import check_list, check_type, on_host, one_of
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.style import COLORS, Figure, new_figure, plain, styled, texts
+from jaxnet.viz.style import COLORS, Figure, escaped, new_figure, styled, texts
 
 
 @styled()
@@ -54,7 +54,7 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
         if path in fields.cut:
             size = f"≥ {size}"
         style = {"ec": COLORS[i % len(COLORS)], "lw": 1.5 + i, "zorder": 3 - i / len(paths)}
-        style |= {"fill": False, "clip_on": False, "label": plain(f"{path}, {size}")}
+        style |= {"fill": False, "clip_on": False, "label": escaped(f"{path}, {size}")}
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), columns, rows, **style))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=8, handlelength=1.0)
     return figure
@@ -62,10 +62,10 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
 
 def _distinct(fields: ReceptiveFields) -> list[str]:
     """Return the layers whose field differs from the field of the previous layer."""
-    found = []
+    distinct = []
     last = None
     for path, field in fields.fields.items():
         if field != last and max(field) > 1:
-            found.append(path)
+            distinct.append(path)
             last = field
-    return found
+    return distinct

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.services.checks import at_least, on_host, within
-from jaxnet.viz.style import COLORS, Figure, a_dict, new_figure, plain, styled, texts
+from jaxnet.viz.style import COLORS, Figure, a_dict, escaped, new_figure, styled, texts
 
 Segment = tuple[str, float, float]  # (name, first frame, frame after the last)
 SHOWN = 0.1  # smallest probability at which a class gets a line
@@ -112,7 +112,7 @@ def _draw_rows(axes: Any, rows: Mapping[str, Sequence[Segment]], hop: float) -> 
             style = {"color": color, "edgecolor": COLORS[0], "linewidth": 0.6, "alpha": 0.35}
             axes.barh(y, (stop - start) * hop, left=start * hop, height=0.8, **style)
             middle = (start + stop) / 2 * hop
-            axes.text(middle, y, plain(name), ha="center", va="center", fontsize=8, clip_on=True)
+            axes.text(middle, y, escaped(name), ha="center", va="center", fontsize=8, clip_on=True)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

@@ -104,7 +104,7 @@ def save(
     return path
 
 
-def texts(who: str, what: str, given: Any, count: int | None = None, per: str = "") -> list[str]:
+def texts(who: str, what: str, values: Any, count: int | None = None, per: str = "") -> list[str]:
     """Return a list of str to draw; raise for anything else, or if their number is not `count`.
 
     Example:
@@ -113,26 +113,26 @@ def texts(who: str, what: str, given: Any, count: int | None = None, per: str = 
       ...
       TypeError: confusion: names must be str, got int
     """
-    words = list(given) if isinstance(given, str) else check_list(who, what, given, "str")
+    words = list(values) if isinstance(values, str) else check_list(who, what, values, "str")
     for word in words:
         check_type(who, what, word, str, "str")
     if count is not None and len(words) != count:
         expected = f"{count} {what}, one per {per}" if per else f"{count} {what}"
         raise ValueError(f"{who}: expected {expected}, got {len(words)}")
-    return [plain(word) for word in words]
+    return [escaped(word) for word in words]
 
 
-def plain(text: Any) -> Any:
+def escaped(text: Any) -> Any:
     r"""Return a text that matplotlib draws as it is, since names with a dollar are no formulas.
 
     Example:
-      >>> plain("$5 to $6")
+      >>> escaped("$5 to $6")
       '\\$5 to \\$6'
     """
     return text.replace("$", r"\$") if isinstance(text, str) else text
 
 
-def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
+def a_dict(who: str, what: str, mapping: Any, form: str) -> dict[Any, Any]:
     """Return a mapping or a NamedTuple as a dict, with keys to draw; raise for anything else.
 
     Example:
@@ -141,10 +141,10 @@ def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
       ...
       TypeError: heatmap: maps must be a dict of name -> maps, got list
     """
-    if hasattr(given, "_asdict"):
-        given = given._asdict()
-    check_type(who, what, given, Mapping, f"a dict of {form}")
-    return {plain(name): value for name, value in given.items()}
+    if hasattr(mapping, "_asdict"):
+        mapping = mapping._asdict()
+    check_type(who, what, mapping, Mapping, f"a dict of {form}")
+    return {escaped(name): value for name, value in mapping.items()}
 
 
 def grid(who: str, count: int, columns: int | None) -> tuple[int, int]:

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from jaxnet.data import prepare, tfds
-from jaxnet.data.builders import KNOWN, OWN, camvid, cifar10, free_spoken_digits, mnist, multi30k
+from jaxnet.data.builders import (
+    BUILDERS,
+    ORIGINS,
+    camvid,
+    cifar10,
+    free_spoken_digits,
+    mnist,
+    multi30k,
+)
 
 # The command catches a missing package and says it, so the rule that skips does not see it.
 pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
@@ -113,11 +121,11 @@ def test_sizes_are_those_of_tfds(name, tmp_path):
     import tensorflow_datasets
 
     infos = tensorflow_datasets.builder(name, data_dir=tmp_path).url_infos
-    assert KNOWN[name].size == sum(info.size for info in infos.values())
+    assert ORIGINS[name].size == sum(info.size for info in infos.values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(OWN))
+@pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_the_public_files_give_the_prepared_sets(name, site, tmp_path, tfds_data_dir, monkeypatch):
     """Example for example. Not byte for byte: the order of features in a record is protobuf's and
     differs by its version; and other programs write other PNG files for the same mask.

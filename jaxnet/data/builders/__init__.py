@@ -15,20 +15,20 @@ from jaxnet.data.builders.remote import Origin
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path
 
-OWN = {
+BUILDERS = {
     "camvid": camvid, "cifar10": cifar10, "free_spoken_digits": free_spoken_digits,
     "mnist": mnist, "multi30k": multi30k,
 }  # fmt: skip
 
 CATALOG = "https://www.tensorflow.org/datasets/catalog"
-KNOWN = {name: module.ORIGIN for name, module in OWN.items()}
-KNOWN["bccd"] = Origin(
+ORIGINS = {name: module.ORIGIN for name, module in BUILDERS.items()}
+ORIGINS["bccd"] = Origin(
     "364 microscope images of blood, with boxes around the cells",
     home=f"{CATALOG}/bccd",
     terms="MIT license",
     size=7_875_205,
 )
-KNOWN["tiny_shakespeare"] = Origin(
+ORIGINS["tiny_shakespeare"] = Origin(
     "plays of Shakespeare, one long text",
     home=f"{CATALOG}/tiny_shakespeare",
     terms="public domain",
@@ -85,5 +85,5 @@ def prepared(data_dir: str | Path) -> list[str]:
       []
     """
     place = file_path("prepared", data_dir, "data_dir")
-    found = place.glob("*/**/dataset_info.json")
-    return sorted({file.relative_to(place).parts[0] for file in found})
+    files = place.glob("*/**/dataset_info.json")
+    return sorted({file.relative_to(place).parts[0] for file in files})

@@ -32,12 +32,12 @@ def check_metadata(who: str, place: Path) -> None:
             continue
         try:
             readable(who, file)  # a pipe would block for ever
-            found = []
+            entries = []
             if file.suffix == ".json":
-                found = list(_strings(json.loads(file.read_bytes())))
+                entries = list(_strings(json.loads(file.read_bytes())))
         except (OSError, ValueError, RecursionError) as error:
             raise damaged(who, file, error) from None
-        for key, words in found:
+        for key, words in entries:
             path = PureWindowsPath(words)  # knows the separators of all systems
             if file.name == "features.json":
                 foreign = key in _CLASSES and not words.startswith("tensorflow_datasets.")

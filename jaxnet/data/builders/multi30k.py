@@ -49,11 +49,11 @@ def builder() -> type:
             data = contents("multi30k", remote, downloads, None)[name]
             return gzip.decompress(data).decode().removesuffix("\n").split("\n")
 
-        found = {}
+        by_part = {}
         for part, file in PARTS.items():
             german, english = [lines(f"{file}.{language}.gz") for language in LANGUAGES]
-            found[part] = examples(german, english)
-        return found
+            by_part[part] = examples(german, english)
+        return by_part
 
     def examples(german: list[str], english: list[str]) -> Iterator:
         for i, (de, en) in enumerate(zip(german, english, strict=True)):

@@ -60,9 +60,9 @@ def builder_class(
       metadata: Entries of the dataset's metadata.
     """
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", dataset)
-    found = features(tfds.features)
-    if isinstance(found, dict):
-        found = tfds.features.FeaturesDict(found)
+    feature_spec = features(tfds.features)
+    if isinstance(feature_spec, dict):
+        feature_spec = tfds.features.FeaturesDict(feature_spec)
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
         name = dataset
@@ -74,7 +74,7 @@ def builder_class(
                 description=f"{title} {origin.what}. Terms: {origin.terms}.",
                 homepage=origin.home,
                 license=origin.terms,
-                features=found,
+                features=feature_spec,
                 supervised_keys=keys,
                 metadata=tfds.core.MetadataDict(metadata) if metadata else None,
             )
@@ -133,12 +133,12 @@ def contents(who: str, remote: Remote, folder: str | Path, size: int | None) -> 
         file.seek(0)
         if not remote.inside:
             name = remote.address.rpartition("/")[2]
-            found = {name: file.read()}
-            sha256 = hashlib.sha256(found[name]).hexdigest()
+            files = {name: file.read()}
+            sha256 = hashlib.sha256(files[name]).hexdigest()
         else:
-            found = _unpacked(who, remote, file)
+            files = _unpacked(who, remote, file)
             lines = [
-                f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in found.items()
+                f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in files.items()
             ]
             sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
     if sha256 != remote.sha256:
@@ -146,7 +146,7 @@ def contents(who: str, remote: Remote, folder: str | Path, size: int | None) -> 
             f"{who}: {remote.address} has the sha256 {sha256}, expected {remote.sha256}. Try "
             "again; if the error persists, the file has changed on the server"
         )
-    return found
+    return files
 
 
 def _download(who: str, address: str, file: IO[bytes], size: int | None) -> None:
@@ -180,15 +180,15 @@ def _download(who: str, address: str, file: IO[bytes], size: int | None) -> None
 
 def _unpacked(who: str, remote: Remote, file: IO[bytes]) -> dict[str, bytes]:
     """Return the used files of an archive, in the order of their paths, without writing to disk."""
-    found = {}
+    files = {}
     try:
         with tarfile.open(fileobj=file, mode="r:gz") as archive:
             for member in archive:
                 path = member.name.partition("/")[2]
                 if member.isfile() and re.fullmatch(remote.inside, path):
-                    found[path] = archive.extractfile(member).read()  # pyright: ignore
+                    files[path] = archive.extractfile(member).read()  # pyright: ignore
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise OSError(
             f"{who}: {remote.address} is not a whole archive ({error}); try again"
         ) from error
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
