@@ -84,8 +84,8 @@ def save_adapter(folder: str | Path, net: Layer, params: Params) -> None:
     for path, leaf in entries.items():
         if path + A in entries:
             a, b = np.asarray(entries[path + A]), np.asarray(entries[path + B])
-            found, target = _stored_factors(path, leaf, a, b, params)
-            arrays |= found
+            factors, target = _stored_factors(path, leaf, a, b, params)
+            arrays |= factors
             targets.add(target)
         elif options.trainable is not None and fits(options.trainable, path):
             arrays[path] = np.asarray(leaf)
@@ -164,7 +164,7 @@ def load_adapter(folder: str | Path, net: Layer, params: Params) -> Params:
                 else:
                     new[entry] = leaf + scale * factors_product(leaf, a, b)
             elif entry in stored:
-                new[entry] = _whole(stored.pop(entry), leaf)
+                new[entry] = _stored_as_is(stored.pop(entry), leaf)
             elif options and fits(options.where, entry):
                 raise ValueError("has no adapter in the file")
         except ValueError as error:
@@ -187,13 +187,13 @@ def _is_gpt2(params: Params) -> bool:
 
 def _module(path: str, params: Params) -> str:
     """Return PEFT's name of the module of a kernel; "" if there is none."""
-    found = KERNEL.fullmatch(path)
-    if found is None:
+    match = KERNEL.fullmatch(path)
+    if match is None:
         return ""
     layers, names = "model.layers", LLAMA_NAMES
     if _is_gpt2(params):
         layers, names = "transformer.h", GPT2_NAMES
-    number, ours = found.groups()
+    number, ours = match.groups()
     if ours not in names:
         return ""
     return f"base_model.model.{layers}.{number}.{names[ours]}"
@@ -215,24 +215,24 @@ def _names_in(stored: dict[str, Any], path: str, params: Params) -> tuple[str, s
     return None
 
 
-def _whole(array: np.ndarray, leaf: Any) -> Any:
+def _stored_as_is(array: np.ndarray, leaf: Any) -> Any:
     """Return an entry that is stored as it is."""
     if array.shape != leaf.shape:
         raise ValueError(f"got {array.shape}")
     return numbers(array, leaf.dtype)
 
 
-def _factors(found: list, names: tuple[str, str], kernel: Any) -> tuple[Any, Any]:
+def _factors(pair: list, names: tuple[str, str], kernel: Any) -> tuple[Any, Any]:
     """Return a and b of a kernel; PEFT's are (rank, inputs) and (outputs, rank)."""
-    if not all(isinstance(array, np.ndarray) for array in found):
+    if not all(isinstance(array, np.ndarray) for array in pair):
         raise ValueError(f'there is only one of "{names[0]}" and "{names[1]}"')
     if not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise ValueError(f"holds {kernel.dtype}; load into jn.lora(jn.quantized(net), ...)")
-    a, b = found
+    a, b = pair
     if names[0].endswith(".weight") and a.ndim == b.ndim == 2:
         a, b = _from_peft(a, b, kernel.shape)
     if not _fit(a.shape, b.shape, kernel.shape):
-        raise ValueError(f'"{names[0]}" {found[0].shape} and "{names[1]}" {found[1].shape}')
+        raise ValueError(f'"{names[0]}" {pair[0].shape} and "{names[1]}" {pair[1].shape}')
     return numbers(a, kernel.dtype), numbers(b, kernel.dtype)
 
 

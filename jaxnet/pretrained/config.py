@@ -46,13 +46,13 @@ class Config(NamedTuple):
       where: Name of the function and of the file, for messages.
       family: The model_type.
       entries: Entries that the options depend on, with defaults for those left out.
-      given: Entries as they were given.
+      raw: Entries as the file has them.
     """
 
     where: str
     family: str
     entries: dict[str, Any]
-    given: dict[str, Any] = {}
+    raw: dict[str, Any] = {}
 
     def error(self, words: str) -> ValueError:
         """Return an error that names the file."""
@@ -68,21 +68,21 @@ class Config(NamedTuple):
         Raises:
           ValueError: If it names another class, or several.
         """
-        named = self.given.get("architectures") or [""]
+        named = self.raw.get("architectures") or [""]
         name, *more = named if isinstance(named, list) else [named]
-        found = heads.get(str(name).removeprefix(kind))
+        head_kind = heads.get(str(name).removeprefix(kind))
         other_kind = name and not str(name).startswith(kind)
-        if found is None or more or other_kind:
-            known = ", ".join(f"{kind}{head}" for head in heads if head)
-            raise self.error(f"architectures must be one of {known}, got {name!r:.60}")
-        return found
+        if head_kind is None or more or other_kind:
+            allowed = ", ".join(f"{kind}{head}" for head in heads if head)
+            raise self.error(f"architectures must be one of {allowed}, got {name!r:.60}")
+        return head_kind
 
     def labels(self) -> int:
         """Return the number of classes, 2 by default."""
-        names = self.given.get("id2label")
+        names = self.raw.get("id2label")
         if isinstance(names, dict) and names:
             return len(names)
-        return self.given.get("num_labels") or 2
+        return self.raw.get("num_labels") or 2
 
     def check_heads(self, width: int, heads: int) -> None:
         """Raise an error if a width has no equal parts for the heads of the attention."""
@@ -155,26 +155,28 @@ def complete(who: str, config: str | Path | Mapping[str, Any], families: Any) ->
       ValueError: If the file is not a config, or the model_type is not known.
       ValueError: If an entry is unknown, damaged, or has a value that the net cannot compute.
     """
-    where, given = _contents(who, config)
-    family = given.get("model_type")
+    where, raw = _contents(who, config)
+    family = raw.get("model_type")
     if not isinstance(family, str) or family not in families:
         raise ValueError(
             f"{where}: model_type must be one of {', '.join(families)}, got {family!r:.60}; write "
             "the net with its options, and a table for jn.interop.by_names"
         )
-    found = Config(where, family, dict(families[family].defaults), dict(given))
+    checked = Config(where, family, dict(families[family].defaults), dict(raw))
     seen: dict[str, str] = {}  # name of an entry -> as the config names it
-    for own, value in given.items():
-        name = families[family].aliases.get(own, own)
+    for raw_name, value in raw.items():
+        name = families[family].aliases.get(raw_name, raw_name)
         if name in seen:
-            raise found.error(f"{name} is given twice, as {seen[name]} and {own}; leave one out")
-        seen[name] = own
-        if name in found.entries:
-            _check_kind(found, name, value)
-            found.entries[name] = value
+            raise checked.error(
+                f"{name} is given twice, as {seen[name]} and {raw_name}; leave one out"
+            )
+        seen[name] = raw_name
+        if name in checked.entries:
+            _check_kind(checked, name, value)
+            checked.entries[name] = value
         else:
-            _check_unused(found, name, value, families[family])
-    return found
+            _check_unused(checked, name, value, families[family])
+    return checked
 
 
 def _contents(who: str, config: Any) -> tuple[str, Mapping[str, Any]]:
@@ -243,7 +245,7 @@ def _is_depth(value: Any) -> bool:
     return _is_count(value) and value <= DEEPEST
 
 
-def _is_whole(value: Any) -> bool:
+def _is_natural(value: Any) -> bool:
     zero = value == 0 and not isinstance(value, bool)
     return zero or _is_count(value)
 
@@ -296,7 +298,7 @@ MXFP4 = "an object whose quant_method is mxfp4", _is_mxfp4
 NUMBER = "a positive number", is_positive
 OBJECT = "an object", _is_object
 POOLING = "cls or mean", _is_pooling
-WHOLE = "a whole number of at least 0", _is_whole
+NATURAL = "a whole number of at least 0", _is_natural
 WORD = "a word", _is_text
 # The other entries are of the kind of their defaults.
 BY_TYPE = {int: COUNT, float: NUMBER, bool: FLAG, str: ACTIVATION}
@@ -308,14 +310,14 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "dropout": FRACTION,
     "dropout_rate": FRACTION,
     "encoder_layers": DEPTH,
-    "eos_token_id": WHOLE,
+    "eos_token_id": NATURAL,
     "feed_forward_proj": WORD,
     "final_logit_softcapping": NUMBER,
     "head_dim": COUNT,
     "hidden_dropout_prob": FRACTION,
     "hidden_sizes": DEPTHS,
     "layer_types": LAYERS,
-    "max_window_layers": WHOLE,
+    "max_window_layers": NATURAL,
     "n_inner": COUNT,
     "n_layer": DEPTH,
     "no_rope_layers": FLAGS,
@@ -324,7 +326,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_key_value_heads": COUNT,
     "num_layers": DEPTH,
     "original_max_position_embeddings": COUNT,
-    "pad_token_id": WHOLE,
+    "pad_token_id": NATURAL,
     "partial_rotary_factor": NUMBER,
     "projection_size": COUNT,
     "quantization_config": MXFP4,

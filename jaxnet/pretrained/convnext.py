@@ -50,12 +50,14 @@ def convnext(
 
 def options(config: Config) -> dict[str, Any]:
     """Return the options of `convnext`."""
-    given = config.entries
-    if not len(given["hidden_sizes"]) == len(given["depths"]) == given["num_stages"]:
-        raise config.error(f"hidden_sizes and depths must have num_stages = {given['num_stages']}")
+    entries = config.entries
+    if not len(entries["hidden_sizes"]) == len(entries["depths"]) == entries["num_stages"]:
+        raise config.error(
+            f"hidden_sizes and depths must have num_stages = {entries['num_stages']}"
+        )
     return {
-        **{ours: given[name] for ours, name in NAMES.items()},
-        "activation": ACTIVATIONS[given["hidden_act"]],
+        **{ours: entries[name] for ours, name in NAMES.items()},
+        "activation": ACTIVATIONS[entries["hidden_act"]],
         "head": config.head("ConvNext", HEADS),
         "labels": config.labels(),
     }
@@ -63,13 +65,13 @@ def options(config: Config) -> dict[str, Any]:
 
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     """Return how the weights are stored: without a prefix if they have no head."""
-    found, prefix = options(config), "convnext."
+    net_options, prefix = options(config), "convnext."
     if weights is None:
-        return Stored(found, prefix if found["head"] else "")
+        return Stored(net_options, prefix if net_options["head"] else "")
     prefix = prefix_in(weights, prefix)
-    unused = () if found["head"] else (f"{prefix}layernorm.", "classifier.")
+    unused = () if net_options["head"] else (f"{prefix}layernorm.", "classifier.")
     leave = tuple(name for name in weights if name.startswith(unused))
-    return Stored(found, prefix, leave)
+    return Stored(net_options, prefix, leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:

@@ -71,13 +71,13 @@ GPT2_OPTIONS = {
 def _llama(config: Config) -> dict[str, Any]:
     """Return the options that most families have."""
     _check_heads(config)
-    given = config.entries
-    biased = ("query", "key", "value", "out") if given.get("attention_bias") else ()
-    if given.get("mlp_bias"):
+    entries = config.entries
+    biased = ("query", "key", "value", "out") if entries.get("attention_bias") else ()
+    if entries.get("mlp_bias"):
         biased = (*biased, "mlp")
-    activation = given.get("hidden_act") or given["hidden_activation"]
+    activation = entries.get("hidden_act") or entries["hidden_activation"]
     return {
-        **{option: given[entry] for option, entry in OPTIONS.items()},
+        **{option: entries[entry] for option, entry in OPTIONS.items()},
         "activation": ACTIVATIONS[activation],
         "use_bias": biased,
         "rotary": rotation(config),
@@ -86,9 +86,9 @@ def _llama(config: Config) -> dict[str, Any]:
 
 def _check_heads(config: Config) -> None:
     """Raise if the sizes of the attention do not fit together."""
-    given = config.entries
-    width, heads = given["hidden_size"], given["num_attention_heads"]
-    groups, size = given["num_key_value_heads"], given.get("head_dim")
+    entries = config.entries
+    width, heads = entries["hidden_size"], entries["num_attention_heads"]
+    groups, size = entries["num_key_value_heads"], entries.get("head_dim")
     if groups and heads % groups:
         raise config.error(
             f"num_key_value_heads must divide num_attention_heads = {heads}, got {groups}"
@@ -114,8 +114,8 @@ def _qwen2(config: Config) -> dict[str, Any]:
     window = _window(config) if config.entries["use_sliding_window"] else None
     first, depth = config.entries["max_window_layers"], config.entries["num_hidden_layers"]
     near = [window is not None and i >= first for i in range(depth)]
-    own = {"use_bias": ("query", "key", "value")}
-    return _llama(config) | _windows(config, near, window) | own
+    overrides = {"use_bias": ("query", "key", "value")}
+    return _llama(config) | _windows(config, near, window) | overrides
 
 
 def _qwen3(config: Config) -> dict[str, Any]:
@@ -124,22 +124,22 @@ def _qwen3(config: Config) -> dict[str, Any]:
 
 
 def _gemma2(config: Config, every: int = 2) -> dict[str, Any]:
-    given = config.entries
-    near = [(i + 1) % every > 0 for i in range(given["num_hidden_layers"])]
+    entries = config.entries
+    near = [(i + 1) % every > 0 for i in range(entries["num_hidden_layers"])]
     return {
         **_llama(config),
         "norm_at": "both",
-        "scale": given["query_pre_attn_scalar"] ** -0.5,
-        "softcap": given["attn_logit_softcapping"],
-        "logit_softcap": given["final_logit_softcapping"],
-        "embedding_scale": given["hidden_size"] ** 0.5,
+        "scale": entries["query_pre_attn_scalar"] ** -0.5,
+        "softcap": entries["attn_logit_softcapping"],
+        "logit_softcap": entries["final_logit_softcapping"],
+        "embedding_scale": entries["hidden_size"] ** 0.5,
         **_windows(config, near, _window(config)),
     }
 
 
 def _gemma3(config: Config) -> dict[str, Any]:
-    own = {"qk_norm": "head", "local_rotary": rotation(config, SLIDING)}
-    return _gemma2(config, config.entries["sliding_window_pattern"]) | own
+    overrides = {"qk_norm": "head", "local_rotary": rotation(config, SLIDING)}
+    return _gemma2(config, config.entries["sliding_window_pattern"]) | overrides
 
 
 def _olmo2(config: Config) -> dict[str, Any]:
@@ -148,8 +148,8 @@ def _olmo2(config: Config) -> dict[str, Any]:
 
 def _olmo3(config: Config) -> dict[str, Any]:
     near = [(i + 1) % 4 > 0 for i in range(config.entries["num_hidden_layers"])]
-    own = {"local_rotary": rotation(config, SLIDING)}
-    return _olmo2(config) | _windows(config, near, _window(config)) | own
+    overrides = {"local_rotary": rotation(config, SLIDING)}
+    return _olmo2(config) | _windows(config, near, _window(config)) | overrides
 
 
 def _smollm3(config: Config) -> dict[str, Any]:
@@ -172,10 +172,10 @@ def _smollm3(config: Config) -> dict[str, Any]:
 
 def _unrotated(config: Config) -> list[bool]:
     """Return for each layer of SmolLM3 whether it has no rotation."""
-    given = config.entries
-    depth, rotated = given["num_hidden_layers"], given["no_rope_layers"]
+    entries = config.entries
+    depth, rotated = entries["num_hidden_layers"], entries["no_rope_layers"]
     if rotated is None:
-        every = given["no_rope_layer_interval"]
+        every = entries["no_rope_layer_interval"]
         return [(i + 1) % every == 0 for i in range(depth)]
     if len(rotated) < depth:
         raise config.error(f"no_rope_layers must have {depth} entries, got {len(rotated)}")
@@ -183,43 +183,51 @@ def _unrotated(config: Config) -> list[bool]:
 
 
 def _granite(config: Config) -> dict[str, Any]:
-    given = config.entries
+    entries = config.entries
     return _llama(config) | {
-        "scale": given["attention_multiplier"],
-        "embedding_scale": given["embedding_multiplier"],
-        "residual_scale": given["residual_multiplier"],
-        "logit_scale": 1 / given["logits_scaling"],
+        "scale": entries["attention_multiplier"],
+        "embedding_scale": entries["embedding_multiplier"],
+        "residual_scale": entries["residual_multiplier"],
+        "logit_scale": 1 / entries["logits_scaling"],
     }
 
 
 def _qwen3_moe(config: Config) -> dict[str, Any]:
-    given = config.entries
-    if not given["norm_topk_prob"]:
+    entries = config.entries
+    if not entries["norm_topk_prob"]:
         raise config.error(f"norm_topk_prob must be true; {OTHERWISE}")
-    window = _window(config) if given["use_sliding_window"] else None
-    own = {"mlp_features": given["moe_intermediate_size"], "qk_norm": "head", "window": window}
-    return _mixtral(config) | own
+    window = _window(config) if entries["use_sliding_window"] else None
+    overrides = {
+        "mlp_features": entries["moe_intermediate_size"],
+        "qk_norm": "head",
+        "window": window,
+    }
+    return _mixtral(config) | overrides
 
 
 def _gpt_oss(config: Config) -> dict[str, Any]:
-    given = config.entries
-    if given["rope_parameters"] is None:
-        config = config._replace(entries=given | {"rope_parameters": GPT_OSS_ROPE})
-    found = _mixtral(config)
-    near = [i % 2 == 0 for i in range(given["num_hidden_layers"])]
+    entries = config.entries
+    if entries["rope_parameters"] is None:
+        config = config._replace(entries=entries | {"rope_parameters": GPT_OSS_ROPE})
+    net_options = _mixtral(config)
+    near = [i % 2 == 0 for i in range(entries["num_hidden_layers"])]
     experts = gpt_oss.mixture(
-        found["mlp_features"],
-        found.pop("experts"),
-        found.pop("experts_per_token"),
-        alpha=given["swiglu_alpha"],
-        limit=given["swiglu_limit"],
+        net_options["mlp_features"],
+        net_options.pop("experts"),
+        net_options.pop("experts_per_token"),
+        alpha=entries["swiglu_alpha"],
+        limit=entries["swiglu_limit"],
     )
-    return found | _windows(config, near, found["window"]) | {"sinks": True, "mlp": experts}
+    return (
+        net_options
+        | _windows(config, near, net_options["window"])
+        | {"sinks": True, "mlp": experts}
+    )
 
 
 def _gpt2(config: Config) -> dict[str, Any]:
-    given = config.entries
-    width, heads = given["n_embd"], given["n_head"]
+    entries = config.entries
+    width, heads = entries["n_embd"], entries["n_head"]
     if width % heads:
         raise config.error(f"n_head must divide n_embd = {width}, got {heads}")
     return {
@@ -227,9 +235,9 @@ def _gpt2(config: Config) -> dict[str, Any]:
         "norm": "layer",
         "use_bias": True,
         "rotary": False,
-        **{option: given[entry] for option, entry in GPT2_OPTIONS.items()},
-        "mlp_features": given["n_inner"] or 4 * width,
-        "activation": ACTIVATIONS[given["activation_function"]],
+        **{option: entries[entry] for option, entry in GPT2_OPTIONS.items()},
+        "mlp_features": entries["n_inner"] or 4 * width,
+        "activation": ACTIVATIONS[entries["activation_function"]],
     }
 
 

@@ -118,13 +118,13 @@ def encoder(
 
 def options(config: Config) -> dict[str, Any]:
     """Return the options of `encoder`."""
-    given = config.entries
-    theirs = {ours: given[name] for ours, name in NAMES[config.family].items()}
+    entries = config.entries
+    theirs = {ours: entries[name] for ours, name in NAMES[config.family].items()}
     config.check_heads(theirs["width"], theirs["heads"])
     return theirs | {
         "activation": ACTIVATIONS[theirs["activation"]],
         "family": config.family,
-        "types": given.get("type_vocab_size", 0),
+        "types": entries.get("type_vocab_size", 0),
         "head": config.head(CLASSES[config.family], HEADS),
         "labels": config.labels(),
     }
@@ -132,17 +132,17 @@ def options(config: Config) -> dict[str, Any]:
 
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     """Return how the weights of an encoder are stored: without a prefix if they have no head."""
-    found, prefix = options(config), PREFIXES[config.family]
+    net_options, prefix = options(config), PREFIXES[config.family]
     if weights is None:
-        return Stored(found, prefix if found["head"] else "")
+        return Stored(net_options, prefix if net_options["head"] else "")
     prefix = prefix_in(weights, prefix)
     unused = r"position_ids$|decoder\.(weight|bias)$|\.beta$"
-    if found["head"] != "texts" or config.family != "bert":
+    if net_options["head"] != "texts" or config.family != "bert":
         unused += r"|\bpooler\.dense\."
-    if not found["head"]:
+    if not net_options["head"]:
         unused += r"|\b(cls|lm_head|classifier|pre_classifier)\.|\bvocab_"
     leave = tuple(name for name in weights if re.search(unused, name))
-    return Stored(found, prefix, leave)
+    return Stored(net_options, prefix, leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:

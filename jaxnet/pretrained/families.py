@@ -54,8 +54,8 @@ def decoder_config(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
       (2, 1e-05, True)
       >>> net = jn.models.decoder(**options)
     """
-    found = complete("decoder_config", config, decoders.FAMILIES)
-    return decoders.FAMILIES[found.family].options(found)
+    checked = complete("decoder_config", config, decoders.FAMILIES)
+    return decoders.FAMILIES[checked.family].options(checked)
 
 
 def decoder_table(
@@ -80,6 +80,6 @@ def decoder_table(
       'transformer.h.{i}.mlp.c_fc.weight'
     """
     check_type("decoder_table", "prefix", prefix, str | None, "a str or None")
-    found = complete("decoder_table", config, decoders.FAMILIES)
-    how = decoders.FAMILIES[found.family].stored(found, None)
-    return decoders.rows(found, how if prefix is None else how._replace(prefix=prefix))
+    checked = complete("decoder_table", config, decoders.FAMILIES)
+    how = decoders.FAMILIES[checked.family].stored(checked, None)
+    return decoders.rows(checked, how if prefix is None else how._replace(prefix=prefix))

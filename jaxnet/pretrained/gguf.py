@@ -176,13 +176,13 @@ def _entries(path: Path, fields: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return the entries of a model by their names in a configuration of transformers."""
     config: dict[str, Any] = {}
     for name, value in fields.items():
-        own = name.removeprefix(f"{kind}.")
-        if own == name or own in IGNORED:
+        entry = name.removeprefix(f"{kind}.")
+        if entry == name or entry in IGNORED:
             continue
-        if own in SCALING:
-            config.setdefault("rope_scaling", {})[SCALING[own]] = value
-        elif own in ENTRIES:
-            config[ENTRIES[own]] = value
+        if entry in SCALING:
+            config.setdefault("rope_scaling", {})[SCALING[entry]] = value
+        elif entry in ENTRIES:
+            config[ENTRIES[entry]] = value
         else:
             raise ValueError(f"load: {path}: the entry {name!r} = {value!r:.60} is not known here")
     return config
@@ -248,21 +248,21 @@ class Tensors(OneByOne):
                 self.factors[FACTORS[tensor.name]] = tensor.data.tolist()
             else:
                 weights.append(tensor)
-        self._found = {self._name(tensor.name): tensor for tensor in weights}
-        if len(self._found) < len(weights):
+        self._tensors = {self._name(tensor.name): tensor for tensor in weights}
+        if len(self._tensors) < len(weights):
             raise ValueError("load: two weights of the file have one name")
-        self._names = list(self._found)
+        self._names = list(self._tensors)
         self.kinds: dict[str, Kind] = {}
-        for name, tensor in self._found.items():
+        for name, tensor in self._tensors.items():
             how = tensor.tensor_type.name
             if how in KINDS:
                 self.kinds[name] = KINDS[how]
 
     def chosen(self, names: Iterable[str]) -> "Tensors":
         """Return the same weights, of which only these have to be used."""
-        found = copy(self)
-        found._names = list(names)
-        return found
+        selection = copy(self)
+        selection._names = list(names)
+        return selection
 
     def _turned(self, tensor: Any, array: np.ndarray) -> np.ndarray:
         """Return the rows of a kernel in the order in which transformers rotates them."""
@@ -273,22 +273,22 @@ class Tensors(OneByOne):
         return pairs.swapaxes(1, 2).reshape(array.shape)
 
     def _name(self, theirs: str) -> str:
-        found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(\w+)", theirs)
-        if not found or found[2] not in self._their_names:
+        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(\w+)", theirs)
+        if not match or match[2] not in self._their_names:
             raise ValueError(f"load: the weights {theirs!r:.60} are not known here")
-        number, layer, end = found.groups()
+        number, layer, end = match.groups()
         block = f"model.layers.{number}." if number else ""
         return f"{block}{self._their_names[layer]}.{end}"
 
     def rows(self, name: str) -> int:
         """Return the number of rows of weights."""
-        return int(self._found[name].shape[-1])
+        return int(self._tensors[name].shape[-1])
 
     def __getitem__(self, name: str) -> np.ndarray:
-        whole, _, part = name.rpartition(".")
-        if whole in self.kinds:
-            return self._part(whole, part)
-        tensor = self._found[name]
+        base, _, part = name.rpartition(".")
+        if base in self.kinds:
+            return self._part(base, part)
+        tensor = self._tensors[name]
         floats = self._quants.dequantize(tensor.data, tensor.tensor_type)
         array = np.asarray(self._turned(tensor, floats), np.float32)
         if self._gemma and name.endswith("norm.weight"):
@@ -297,7 +297,7 @@ class Tensors(OneByOne):
 
     def _part(self, name: str, part: str) -> np.ndarray:
         """Return a part of integers."""
-        tensor, kind = self._found[name], self.kinds[name]
+        tensor, kind = self._tensors[name], self.kinds[name]
         columns = int(tensor.shape[0])
         if part == "numbers":
             read = self._integers
@@ -313,18 +313,18 @@ class Tensors(OneByOne):
         return self._turned(tensor, np.concatenate(pieces).reshape(rows, columns))
 
     def _integers(self, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
-        found: Any = np.uint8(0)
+        digits_so_far: Any = np.uint8(0)
         done = 0  # bits
         for first, last, bits, stride in kind.planes:
             plane = blocks[:, first:last].reshape(-1, 1, stride)
             shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
             digits = (plane >> shifts) & np.uint8(2**bits - 1)
-            found = found | (digits.reshape(-1) << done)
+            digits_so_far = digits_so_far | (digits.reshape(-1) << done)
             done += bits
         if kind.table:
-            return np.int8(self._quants.IQ4_NL.kvalues)[found]
+            return np.int8(self._quants.IQ4_NL.kvalues)[digits_so_far]
         shift = (kind.least - kind.zero) % 256  # bytes wrap around
-        return (found + np.uint8(shift)).view(np.int8)
+        return (digits_so_far + np.uint8(shift)).view(np.int8)
 
     def _floats(self, part: str, kind: Kind, tensor: Any, blocks: np.ndarray) -> np.ndarray:
         """Return the scale of each group, or its lowest value, in float16."""

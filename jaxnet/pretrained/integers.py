@@ -45,9 +45,9 @@ def with_integers(
     names = [name for name in weights if name not in kinds]
     for (bits, group), paths in _by_form(table, kinds).items():
         pack = partial(_quantized(net, bits, group, paths).inside.options.pack, net, x=x)
-        found = jax.eval_shape(pack, specs[0])  # nothing is drawn again
+        shapes_of_packed = jax.eval_shape(pack, specs[0])  # nothing is drawn again
         for path in paths:
-            entry = _at(found, path)
+            entry = _at(shapes_of_packed, path)
             if math.prod(_scale(entry).shape) * group != math.prod(shapes[path]):
                 continue
             small.setdefault((bits, group), []).append(path)
@@ -66,12 +66,12 @@ def with_integers(
 
 def _by_form(table: Rows, kinds: Mapping[str, Kind]) -> dict[tuple[int, int], list[str]]:
     """Return the paths of kernels and tables that are stored as integers, by (bits, group)."""
-    found: dict[tuple[int, int], list[str]] = {}
+    paths_by_form: dict[tuple[int, int], list[str]] = {}
     for path, (name, *_) in table.items():
         if name in kinds and path.endswith(("/kernel", "/embedding")):
             kind = kinds[name]
-            found.setdefault((kind.bits, kind.group), []).append(path)
-    return found
+            paths_by_form.setdefault((kind.bits, kind.group), []).append(path)
+    return paths_by_form
 
 
 def _integer_rows(
@@ -94,8 +94,8 @@ def _integer_rows(
     # The functions are those of the kernel, so the floats are spread to its shape for them.
     spread, every = partial(_spread, kind.group), partial(_every, axis, kind.group)
     for part in kind.floats:
-        own = "scale16" if part == "scale" else part
-        rows[f"{path}/{own}"] = (f"{name}.{part}", spread, *changes, every)
+        entry_name = "scale16" if part == "scale" else part
+        rows[f"{path}/{entry_name}"] = (f"{name}.{part}", spread, *changes, every)
     return rows
 
 
@@ -103,17 +103,17 @@ def _mixed(
     net: jn.Layer, small: Mapping[tuple[int, int], list[str]], least: Mapping[str, int]
 ) -> jn.Layer:
     """Return a quantized net whose kernels have different bits, computed in float32."""
-    made_by = {form: _quantized(net, *form, paths) for form, paths in small.items()}
-    one = next(iter(made_by.values()))
+    layers_by_form = {form: _quantized(net, *form, paths) for form, paths in small.items()}
+    one = next(iter(layers_by_form.values()))
     options = one.inside.options
 
     def init(run, key, x):
         params, state = run.init(key, x)
         new = {}
-        for form, layer in made_by.items():
-            whole = layer.inside.options.pack(run.layer, params, x)
+        for form, layer in layers_by_form.items():
+            packed = layer.inside.options.pack(run.layer, params, x)
             for path in small[form]:
-                entry = _at(whole, path)
+                entry = _at(packed, path)
                 numbers = _key_of_numbers(entry)
                 scale = _scale(entry).astype(jnp.float16)
                 new[path] = {numbers: entry[numbers], "scale16": scale}
@@ -133,14 +133,14 @@ def _mixed(
         return _replaced(params, new), middle
 
     def apply(run, params, state, x):
-        whole, middle = apart(params)
-        held = options.hold(whole, x)
+        packed, middle = apart(params)
+        held = options.hold(packed, x)
         new = {path: Shifted(_at(held, path), value) for path, value in middle.items()}
         return run(_replaced(held, new), state, x)
 
     def join(params):
-        whole, middle = apart(params)
-        floats = one.inside.join(whole)
+        packed, middle = apart(params)
+        floats = one.inside.join(packed)
         new = {path: _plus(_at(floats, path), value) for path, value in middle.items()}
         return _replaced(floats, new)
 
@@ -234,12 +234,12 @@ def _row(path: str, rows: Rows) -> tuple | None:
     """Return the row of an entry, (name, *functions) with the number of its layer."""
     for pattern, source in sorted(rows.items(), key=lambda row: "{i}" in row[0]):
         expression = re.escape(pattern).replace(r"\{i\}", r"(\d+)", 1)
-        found = re.fullmatch(expression, path)
-        if found is None:
+        match = re.fullmatch(expression, path)
+        if match is None:
             continue
         name, *changes = (source,) if isinstance(source, str) else source
-        if found.groups():
-            name = name.replace("{i}", found[1])
+        if match.groups():
+            name = name.replace("{i}", match[1])
         return (name, *changes)
     return None
 
@@ -257,7 +257,7 @@ def _spread(group: int, scale: np.ndarray) -> np.ndarray:
 def _every(axis: int, group: int, scales: np.ndarray) -> np.ndarray:
     """Return one scale of each group of equal ones along an axis."""
     before = (slice(None),) * axis
-    kept = scales[(*before, slice(None, None, group))]
-    if not np.array_equal(np.repeat(kept, group, axis), scales):
+    one_per_group = scales[(*before, slice(None, None, group))]
+    if not np.array_equal(np.repeat(one_per_group, group, axis), scales):
         raise ValueError(f"the scales of {group} neighbors along axis {axis} differ")
-    return kept
+    return one_per_group

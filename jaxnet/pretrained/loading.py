@@ -71,16 +71,16 @@ def load(
     """
     check_options("load", integers=integers)
     config, stored = config_and_weights("load", source)
-    found = complete("load", config, FAMILIES)
-    family = FAMILIES[found.family]
-    how = family.stored(found, stored)
+    checked = complete("load", config, FAMILIES)
+    family = FAMILIES[checked.family]
+    how = family.stored(checked, stored)
     net = family.net(**how.options)
-    table = family.rows(found, how)
+    table = family.rows(checked, how)
     x = how.x or family.x
     if integers:
         net, table, stored = with_integers(net, x, table, stored)
     params, state = by_names(net, stored, x, table, leave=how.leave, dtype=dtype, put=put)
-    return described(net, found.given), params, state
+    return described(net, checked.raw), params, state
 
 
 def save(
@@ -118,24 +118,24 @@ def save(
     net = as_layer(net, "save", "net")
     if config is None:
         config = _config_of(net)
-    found = complete("save", config, FAMILIES)
-    family = FAMILIES[found.family]
-    how = family.stored(found, None)
+    checked = complete("save", config, FAMILIES)
+    family = FAMILIES[checked.family]
+    how = family.stored(checked, None)
     x = how.x or family.x
-    arrays = to_names(net, params, state, x, family.rows(found, how))
+    arrays = to_names(net, params, state, x, family.rows(checked, how))
     folder = file_path("save", folder)
     config_file, weights_file = folder / "config.json", folder / "model.safetensors"
     write_files("save", config_file, with_dtype(config, arrays), weights_file, arrays)
 
 
 def _config_of(net: Layer) -> dict[str, Any]:
-    kept = getattr(net.inside, "options", None)
-    if not isinstance(kept, _Described):
+    described_as = getattr(net.inside, "options", None)
+    if not isinstance(described_as, _Described):
         raise ValueError(
             'save: this net has no configuration; write save(..., config={"model_type": ...}) '
             "with the entries of its config.json"
         )
-    return json.loads(kept.config)
+    return json.loads(described_as.config)
 
 
 class _Described(NamedTuple):

@@ -127,25 +127,25 @@ def mean(x, mask):
 
 def options(config: Config) -> dict[str, Any]:
     """Return the options of `modernbert`."""
-    given = config.entries
-    theirs = {ours: given[name] for ours, name in NAMES.items()}
+    entries = config.entries
+    theirs = {ours: entries[name] for ours, name in NAMES.items()}
     config.check_heads(theirs["width"], theirs["heads"])
     if theirs["width"] // theirs["heads"] % 2:
         raise config.error("the rotations need heads of an even size, hidden_size / heads")
-    depth, every = given["num_hidden_layers"], given["global_attn_every_n_layers"]
-    kinds = given["layer_types"]
+    depth, every = entries["num_hidden_layers"], entries["global_attn_every_n_layers"]
+    kinds = entries["layer_types"]
     if kinds is None:
         kinds = [SLIDING if i % every else FULL for i in range(depth)]
     if len(kinds) != depth:
         raise config.error(f"layer_types must have {depth} entries, got {len(kinds)}")
-    near, bases = given["local_attention"] // 2, _bases(config)
+    near, bases = entries["local_attention"] // 2, _bases(config)
     return {
         **theirs,
         "windows": [near if kind == SLIDING else None for kind in kinds],
         "bases": [bases[kind] for kind in kinds],
-        "activation": ACTIVATIONS[given["hidden_activation"]],
-        "bend": ACTIVATIONS[given["classifier_activation"]],
-        "biased": [ours for ours, name in BIASES.items() if given[name]],
+        "activation": ACTIVATIONS[entries["hidden_activation"]],
+        "bend": ACTIVATIONS[entries["classifier_activation"]],
+        "biased": [ours for ours, name in BIASES.items() if entries[name]],
         "head": config.head("ModernBert", HEADS),
         "labels": config.labels(),
     }
@@ -153,50 +153,50 @@ def options(config: Config) -> dict[str, Any]:
 
 def _bases(config: Config) -> dict[str, float]:
     """Return the base of the rotations of each kind of layer."""
-    given = config.entries["rope_parameters"] or {}
+    rope_parameters = config.entries["rope_parameters"] or {}
     older = {FULL: "global_rope_theta", SLIDING: "local_rope_theta"}
     bases = {}
     for kind in KIND:
-        rope = given.get(kind) or {}
+        rope = rope_parameters.get(kind) or {}
         if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
             raise config.error(f"rope_parameters must be of the type default, got {rope!r:.60}")
         bases[kind] = rope.get("rope_theta", config.entries[older[kind]])
         if not is_positive(bases[kind]) or set(rope) - {"rope_theta", "rope_type"}:
             raise config.error(f"rope_parameters must have a rope_theta alone, got {rope!r:.60}")
-    if more := set(given) - set(KIND):
+    if more := set(rope_parameters) - set(KIND):
         raise config.error(f"rope_parameters must be of {' and '.join(KIND)}, got {sorted(more)}")
     return bases
 
 
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     """Return how the weights are stored: without a prefix if they have no head."""
-    found = options(config)
+    net_options = options(config)
     if weights is None:
-        return Stored(found, "model." if found["head"] else "")
+        return Stored(net_options, "model." if net_options["head"] else "")
     unused = r"^decoder\.weight$"
-    if not found["head"]:
+    if not net_options["head"]:
         unused += r"|^(head|decoder|classifier)\."
     leave = tuple(name for name in weights if re.search(unused, name))
-    return Stored(found, prefix_in(weights, "model."), leave)
+    return Stored(net_options, prefix_in(weights, "model."), leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:
     """Return the table of the names."""
     options, first = stored.options, stored.prefix
     biased, head = options["biased"], options["head"]
-    own_norm = partial(norm_rows, use_bias="norm" in biased)
+    norm_with_bias = partial(norm_rows, use_bias="norm" in biased)
     table: Rows = {
         "words/embedding": f"{first}embeddings.tok_embeddings.weight",
-        **own_norm("norm", f"{first}embeddings.norm"),
-        **own_norm("last_norm", f"{first}final_norm"),
-        **own_norm("block_{i}/attention_norm", first + "layers.{i}.attn_norm"),
-        **own_norm("block_{i}/mlp_norm", first + "layers.{i}.mlp_norm"),
+        **norm_with_bias("norm", f"{first}embeddings.norm"),
+        **norm_with_bias("last_norm", f"{first}final_norm"),
+        **norm_with_bias("block_{i}/attention_norm", first + "layers.{i}.attn_norm"),
+        **norm_with_bias("block_{i}/mlp_norm", first + "layers.{i}.mlp_norm"),
         **_attention_rows("block_{i}/attention", first + "layers.{i}.attn", options),
         **_mlp_rows("block_{i}", first + "layers.{i}.mlp", use_bias="mlp" in biased),
     }
     if head:
         table |= dense_rows("head", "head.dense", use_bias="head" in biased)
-        table |= own_norm("head_norm", "head.norm")
+        table |= norm_with_bias("head_norm", "head.norm")
     if head in ("tokens", "texts"):
         table |= dense_rows("classes", "classifier")
     if head == "words" and "words" in biased:

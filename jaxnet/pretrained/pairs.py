@@ -68,8 +68,8 @@ def pairs(*, clip: bool, images: Any, texts: Any, features: int, end: int) -> jn
         length = jnp.linalg.norm(wide, axis=-1, keepdims=True)
         return (wide / length).astype(x.dtype)
 
-    def forward(m, given):
-        seen, ids = given
+    def forward(m, inputs):
+        seen, ids = inputs
         size = images["side"] * images["patch"]
         # A net calls all its layers at each run, so they get an empty batch if there is none.
         x = jnp.zeros((0, size, size, 3)) if seen is None else seen
@@ -106,13 +106,13 @@ def options(config: Config) -> dict[str, Any]:
     clip = config.family == "clip"
     config.head("CLIP" if clip else "Siglip", {"": "", "Model": ""})
     seen, read = _tower(config, "vision"), _tower(config, "text")
-    given, width = read.entries, read.entries["hidden_size"]
+    entries, width = read.entries, read.entries["hidden_size"]
     images = vision.image_options(seen)
     if clip:
         features = config.entries["projection_dim"]
         images |= {"tokens": ("class_token",), "drop": None}
     else:
-        features = given["projection_size"] or width
+        features = entries["projection_size"] or width
         images |= {"tokens": ()}
         if features != images["width"]:
             raise config.error(
@@ -121,15 +121,15 @@ def options(config: Config) -> dict[str, Any]:
             )
     texts = {
         **vision.block_options(read),
-        "words": given["vocab_size"],
-        "positions": given["max_position_embeddings"],
+        "words": entries["vocab_size"],
+        "positions": entries["max_position_embeddings"],
         "width": width,
         "causal": clip,
     }
     return {
         "clip": clip,
         "features": features,
-        "end": given.get("eos_token_id", 0),
+        "end": entries.get("eos_token_id", 0),
         "images": images,
         "texts": texts,
     }
@@ -140,8 +140,8 @@ def _tower(config: Config, kind: str) -> Config:
     name, family = f"{kind}_config", f"{config.family}_{kind}_model"
     if config.entries.get(f"{name}_dict") is not None:  # of older files; it counts instead
         name = f"{name}_dict"
-    given = {"model_type": family} | (config.entries[name] or {})
-    return complete(f"{config.where}: {name}", given, TOWERS)
+    entries = {"model_type": family} | (config.entries[name] or {})
+    return complete(f"{config.where}: {name}", entries, TOWERS)
 
 
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:

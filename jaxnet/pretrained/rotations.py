@@ -41,14 +41,14 @@ class Rope(NamedTuple):
 
     def number(self, entry: str, default: Any = None) -> Any:
         """Return an entry, or a default if it is missing; raise unless it is a positive number."""
-        found = self.entries.get(entry)
-        if found is None:
-            found = default
-        if not is_positive(found):
+        value = self.entries.get(entry)
+        if value is None:
+            value = default
+        if not is_positive(value):
             raise self.config.error(
-                f"{entry} in {self.name} must be a positive number, got {found!r:.60}"
+                f"{entry} in {self.name} must be a positive number, got {value!r:.60}"
             )
-        return found
+        return value
 
 
 class Sizes(NamedTuple):
@@ -70,11 +70,11 @@ def rotation(config: Config, kind: str = FULL) -> Callable:
     """Return the rotation of a kind of layers, for `jn.models.decoder`."""
     rope, trained = _entries(config, kind)
     scaling = _scaling(rope)
-    given = config.entries
-    head = given["head_dim"] or given["hidden_size"] // given["num_attention_heads"]
+    entries = config.entries
+    head = entries["head_dim"] or entries["hidden_size"] // entries["num_attention_heads"]
     rotated = _rotated_size(rope, head)
-    base = given.get("rope_local_base_freq" if kind == SLIDING else "rope_theta", OLMO_BASE)
-    longest = given["max_position_embeddings"]
+    base = entries.get("rope_local_base_freq" if kind == SLIDING else "rope_theta", OLMO_BASE)
+    longest = entries["max_position_embeddings"]
     sizes = Sizes(
         base=float(rope.number("rope_theta", base)),
         rotated=rotated,
@@ -96,14 +96,14 @@ def _entries(config: Config, kind: str) -> tuple[Rope, int | None]:
     stored = config.entries["rope_parameters"] or {}
     scaling = config.entries["rope_scaling"] or {}
     if config.family in BY_KIND:
-        rope, known, trained = _entries_of_kind(config, kind, stored, scaling), ROPE_BY_KIND, None
+        rope, allowed, trained = _entries_of_kind(config, kind, stored, scaling), ROPE_BY_KIND, None
     else:
         rope = Rope(config, "rope_parameters", stored)
         if scaling:
             rope = Rope(config, "rope_scaling", scaling)
-        known, trained = ROPE, config.entries["original_max_position_embeddings"]
+        allowed, trained = ROPE, config.entries["original_max_position_embeddings"]
     for entry in rope.entries:
-        if entry not in known:
+        if entry not in allowed:
             raise config.error(f"the entry {entry!r:.60} of {rope.name} is unknown; {OTHERWISE}")
     return rope, trained
 
@@ -202,12 +202,12 @@ def _longrope(rope: Rope, sizes: Sizes) -> dict[str, Any]:
     """Divide each angle by a factor of its own; sequences beyond the limit have other factors."""
     count = sizes.rotated // 2
     factors: list[Any] = [rope.entries.get(entry) for entry in ("short_factor", "long_factor")]
-    for found in factors:
-        numbers = isinstance(found, list) and all(is_positive(one) for one in found)
-        if not numbers or len(found) != count:
+    for factor_list in factors:
+        numbers = isinstance(factor_list, list) and all(is_positive(one) for one in factor_list)
+        if not numbers or len(factor_list) != count:
             raise rope.config.error(
                 f"short_factor and long_factor in {rope.name} must be lists of {count} positive "
-                f"numbers, got {found!r:.60}"
+                f"numbers, got {factor_list!r:.60}"
             )
     short, long = factors
     trained = sizes.trained
@@ -262,8 +262,8 @@ def _llama3_scaling(angles, *, factor, low, high, length):
     """
     angles = np.asarray(angles)
     turns = length * angles / (2 * np.pi)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return angles * ((1 - kept) / factor + kept)
+    unscaled = np.clip((turns - low) / (high - low), 0, 1)
+    return angles * ((1 - unscaled) / factor + unscaled)
 
 
 def turned(x, positions, *, factor=1.0, limit=None, longer=None, **options):
@@ -305,12 +305,12 @@ def scaled_decoder(**options: Any) -> Layer:
     if not rotary_options.get("longer"):
         return decoder(**options)
 
-    def made(**scaling: Any) -> Layer:
+    def build_decoder(**scaling: Any) -> Layer:
         changed: dict[str, Any] = options | {"rotary": partial(rotary, limit=None, **scaling)}
         return decoder(**changed)
 
-    short = made()
-    long = made(scaling=rotary_options["longer"])
+    short = build_decoder()
+    long = build_decoder(scaling=rotary_options["longer"])
 
     def forward(m, ids):
         time = (ids[0] if isinstance(ids, tuple) else ids).shape[1]

@@ -93,8 +93,8 @@ def t5(
     encoder = stack("encoder", encoder_depth, causal=False)
     decoder = stack("decoder", decoder_depth, causal=True)
 
-    def forward(m, given):
-        source, *masks, tokens = given
+    def forward(m, inputs):
+        source, *masks, tokens = inputs
         mask = masks[0] if masks else None
         memory = m.whole(encoder, (m.whole(words, source), mask))
         x = m(decoder, m(words, tokens), memory=memory, memory_mask=mask)
@@ -129,40 +129,40 @@ def _buckets(distances: Any, buckets: int, farthest: int, causal: bool) -> Any:
 
 def options(config: Config) -> dict[str, Any]:
     """Return the options of `t5`."""
-    given = config.entries
-    if given["feed_forward_proj"] not in ACTIVATIONS:
+    entries = config.entries
+    if entries["feed_forward_proj"] not in ACTIVATIONS:
         raise config.error(
             f"feed_forward_proj must be one of {', '.join(ACTIVATIONS)}, got "
-            f"{given['feed_forward_proj']!r:.60}"
+            f"{entries['feed_forward_proj']!r:.60}"
         )
-    theirs = {ours: given[name] for ours, name in NAMES.items()}
+    theirs = {ours: entries[name] for ours, name in NAMES.items()}
     _, gated = ACTIVATIONS[theirs["activation"]]
     kind = theirs["activation"].removeprefix("gated-")
     derived = {"is_gated_act": gated, "dense_act_fn": "gelu_new" if kind == "gelu" else kind}
     for name, value in derived.items():
-        if config.given.get(name, value) != value:
-            raise config.error(f"{name} must be {value}, got {config.given[name]!r:.60}")
+        if config.raw.get(name, value) != value:
+            raise config.error(f"{name} must be {value}, got {config.raw[name]!r:.60}")
     # Version 1.1 does not scale, which older files say by an untied head, and mT5 never does.
     scaled = theirs["tied"]
-    if "scale_decoder_outputs" in config.given:
-        scaled = bool(given["scale_decoder_outputs"])
+    if "scale_decoder_outputs" in config.raw:
+        scaled = bool(entries["scale_decoder_outputs"])
     return theirs | {
-        "decoder_depth": given["num_decoder_layers"] or given["num_layers"],
+        "decoder_depth": entries["num_decoder_layers"] or entries["num_layers"],
         "scaled": scaled and config.family == "t5",
     }
 
 
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     """Return how the weights are stored: some files have the table of the words several times."""
-    found, head = options(config), "lm_head.weight"
+    net_options, head = options(config), "lm_head.weight"
     if weights is None:
-        return Stored(found, "")
-    found["tied"] = head not in weights or np.array_equal(weights[head], weights[WORDS])
+        return Stored(net_options, "")
+    net_options["tied"] = head not in weights or np.array_equal(weights[head], weights[WORDS])
     copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
-    if found["tied"]:
+    if net_options["tied"]:
         copies.append(head)
     leave = tuple(name for name in copies if name in weights)
-    return Stored(found, "", leave)
+    return Stored(net_options, "", leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:

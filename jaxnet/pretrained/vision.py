@@ -125,60 +125,60 @@ def scaled_norm(name: str, epsilon: float) -> jn.Layer:
 
 def block_options(config: Config) -> dict[str, Any]:
     """Return the options of `encoded`."""
-    given = config.entries
-    config.check_heads(given["hidden_size"], given["num_attention_heads"])
+    entries = config.entries
+    config.check_heads(entries["hidden_size"], entries["num_attention_heads"])
     return {
-        **{ours: given.get(name) for ours, name in NAMES.items()},
-        "activation": ACTIVATIONS[given["hidden_act"]],
-        "norm": partial(jn.layer_norm, epsilon=given["layer_norm_eps"]),
+        **{ours: entries.get(name) for ours, name in NAMES.items()},
+        "activation": ACTIVATIONS[entries["hidden_act"]],
+        "norm": partial(jn.layer_norm, epsilon=entries["layer_norm_eps"]),
     }
 
 
 def image_options(config: Config) -> dict[str, Any]:
     """Return the options of `of_images` that all families have."""
-    given = config.entries
-    size, patch = given["image_size"], given["patch_size"]
+    entries = config.entries
+    size, patch = entries["image_size"], entries["patch_size"]
     if patch > size:
         raise config.error(f"patch_size must be at most image_size = {size}, got {patch}")
     return {
         **block_options(config),
-        "width": given["hidden_size"],
+        "width": entries["hidden_size"],
         "side": size // patch,
         "patch": patch,
-        "drop": given.get("hidden_dropout_prob", 0.0),
+        "drop": entries.get("hidden_dropout_prob", 0.0),
     }
 
 
 def options(config: Config) -> dict[str, Any]:
     """Return the options of `vision`."""
-    given, found = config.entries, image_options(config)
+    entries, net_options = config.entries, image_options(config)
     kind, heads = CLASSES[config.family]
-    found["head"] = config.head(kind, heads)
-    found["labels"] = config.labels()
-    found["use_bias"] = (*PARTS, "mlp") if given["qkv_bias"] else ("out", "mlp")
-    found["tokens"] = ("class_token",)
+    net_options["head"] = config.head(kind, heads)
+    net_options["labels"] = config.labels()
+    net_options["use_bias"] = (*PARTS, "mlp") if entries["qkv_bias"] else ("out", "mlp")
+    net_options["tokens"] = ("class_token",)
     if config.family == "deit":
-        found["tokens"] = ("class_token", "teacher_token")
+        net_options["tokens"] = ("class_token", "teacher_token")
     if config.family != "dinov2":
-        return found | {"dropout_rate": found["drop"]}
-    hidden = found["width"] * given["mlp_ratio"]
-    if given["use_swiglu_ffn"]:
+        return net_options | {"dropout_rate": net_options["drop"]}
+    hidden = net_options["width"] * entries["mlp_ratio"]
+    if entries["use_swiglu_ffn"]:
         hidden = (hidden * 2 // 3 + 7) // 8 * 8
-        found |= {"gated": True, "activation": jax.nn.silu}
-    norm = partial(scaled_norm, epsilon=given["layer_norm_eps"])
-    return found | {"mlp_features": hidden, "norm": norm, "norm_at": "both"}
+        net_options |= {"gated": True, "activation": jax.nn.silu}
+    norm = partial(scaled_norm, epsilon=entries["layer_norm_eps"])
+    return net_options | {"mlp_features": hidden, "norm": norm, "norm_at": "both"}
 
 
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     """Return how the weights are stored: without a prefix if they have no head."""
-    found, prefix = options(config), f"{config.family}."
+    net_options, prefix = options(config), f"{config.family}."
     if weights is None:
-        return Stored(found, prefix if found["head"] else "")
+        return Stored(net_options, prefix if net_options["head"] else "")
     unused = ["mask_token", "pooler."]
-    if not found["head"]:
+    if not net_options["head"]:
         unused.append("classifier.")
     leave = tuple(name for name in weights if any(word in name for word in unused))
-    return Stored(found, prefix_in(weights, prefix), leave)
+    return Stored(net_options, prefix_in(weights, prefix), leave)
 
 
 def rows(config: Config, stored: Stored) -> Rows:

@@ -82,16 +82,16 @@ def whisper(
         x = m(jn.dropout(dropout_rate), x + jax.lax.stop_gradient(waves))
         return blocks(m, x, **encoder)
 
-    def write(m, given):
-        memory, ids = given
+    def write(m, inputs):
+        memory, ids = inputs
         words = jn.embedding(vocabulary, width, tied=tied, name="words")
         x = m(jn.learned_positions(decoder["positions"], name="positions"), m(words, ids))
         x = m(jn.dropout(dropout_rate), x)
         x = blocks(m, x, memory, cross=True, causal=True, **decoder)
         return m(words if tied else jn.dense(vocabulary, use_bias=False, name="head"), x)
 
-    def forward(m, given):
-        x, ids = given
+    def forward(m, inputs):
+        x, ids = inputs
         if x.shape[1:] != (frames, bands):
             raise ValueError(
                 f"whisper: expected features of shape (batch, {frames}, {bands}), got {x.shape}. "
@@ -152,8 +152,8 @@ def _log_mel(wave: Any, triangles: np.ndarray) -> np.ndarray:
             f"{wave.dtype} {wave.shape}; for a single wave pass [wave]"
         )
     wave = np.pad(wave[:SAMPLES], (0, max(SAMPLES - len(wave), 0)))
-    around = np.pad(wave, WINDOW // 2, "reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(around, WINDOW)
+    padded = np.pad(wave, WINDOW // 2, "reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
     frames = windows[:-1:HOP] * np.hanning(WINDOW + 1)[:-1]
     power = abs(np.fft.rfft(frames)) ** 2  # (3000, 201)
     loudness = np.log10(np.maximum(power @ triangles, 1e-10))
@@ -163,31 +163,31 @@ def _log_mel(wave: Any, triangles: np.ndarray) -> np.ndarray:
 
 def options(config: Config) -> dict[str, Any]:
     """Return the options of `whisper`."""
-    given = config.entries
+    entries = config.entries
     config.head("Whisper", {"": "", "ForConditionalGeneration": ""})
     for name, same in SAME.items():
-        wanted = given[same]
-        got = config.given.get(name, wanted)
+        wanted = entries[same]
+        got = config.raw.get(name, wanted)
         if got != wanted:
             raise config.error(f"{name} must be {wanted}, as {same}, got {got!r:.60}")
-    found: dict[str, Any] = {ours: given[name] for ours, name in NAMES.items()}
+    net_options: dict[str, Any] = {ours: entries[name] for ours, name in NAMES.items()}
     for part, at in (("encoder", "source"), ("decoder", "target")):
-        found[part] = {ours: given[f"{part}_{name}"] for ours, name in SIZES.items()}
-        found[part]["positions"] = given[f"max_{at}_positions"]
-        config.check_heads(found["width"], found[part]["heads"])
-    return found | {"activation": ACTIVATIONS[given["activation_function"]]}
+        net_options[part] = {ours: entries[f"{part}_{name}"] for ours, name in SIZES.items()}
+        net_options[part]["positions"] = entries[f"max_{at}_positions"]
+        config.check_heads(net_options["width"], net_options[part]["heads"])
+    return net_options | {"activation": ACTIVATIONS[entries["activation_function"]]}
 
 
 def how_stored(config: Config, weights: Mapping[str, Any] | None) -> Stored:
     """Return how the weights are stored: some files have the tied table of the words twice."""
-    found = options(config)
-    frames = 2 * found["encoder"]["positions"]
-    x = jn.spec((1, frames, found["bands"])), jn.spec((1, 1), jnp.int32)
+    net_options = options(config)
+    frames = 2 * net_options["encoder"]["positions"]
+    x = jn.spec((1, frames, net_options["bands"])), jn.spec((1, 1), jnp.int32)
     leave: tuple[str, ...] = ()
     if weights is not None and HEAD in weights:
-        found["tied"] &= np.array_equal(weights[HEAD], weights[WORDS])
-        leave = (HEAD,) if found["tied"] else ()
-    return Stored(found, "", leave, x)
+        net_options["tied"] &= np.array_equal(weights[HEAD], weights[WORDS])
+        leave = (HEAD,) if net_options["tied"] else ()
+    return Stored(net_options, "", leave, x)
 
 
 def rows(config: Config, stored: Stored) -> Rows:

@@ -142,35 +142,35 @@ def vocabulary(who: str, place: Path) -> Vocabulary:
     tokenizers = extra("tokenizers", "tokenizers", who, "pretrained")
     with reading(who, place):
         if place.suffix == ".gguf":
-            found, named = _of_llama_cpp(who, place, tokenizers)
+            tokenizer, named = _of_llama_cpp(who, place, tokenizers)
         else:
-            found = tokenizers.Tokenizer.from_str(
+            tokenizer = tokenizers.Tokenizer.from_str(
                 readable(who, place / "tokenizer.json").read_text("utf-8")
             )
             settings = _settings(who, place)
             named = {role: _word(settings.get(name)) for role, name in ROLES.items()}
-        found.no_padding()
-        found.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         special: dict[str, int] = {}
         for role, word in named.items():
-            id_ = found.token_to_id(word) if word else None
+            id_ = tokenizer.token_to_id(word) if word else None
             if id_ is not None:
                 special[role] = id_
-        largest = max(found.get_vocab().values(), default=0)
+        largest = max(tokenizer.get_vocab().values(), default=0)
         if largest >= 2**31:
             raise ValueError(f"{who}: {place}: the ids must be below 2**31, got {largest}")
 
     def encode(text: str) -> np.ndarray:
-        return np.array(found.encode(text).ids, np.int32)
+        return np.array(tokenizer.encode(text).ids, np.int32)
 
     def decode(ids: Any) -> str:
         ids = np.asarray(ids).tolist()
         if special.get("end") in ids:
             ids = ids[: ids.index(special["end"])]
-        return found.decode(ids, skip_special_tokens=True)
+        return tokenizer.decode(ids, skip_special_tokens=True)
 
-    contents = {"tokenizer": found.to_str()}
-    return Vocabulary(found.get_vocab_size(), encode, decode, special, contents)
+    contents = {"tokenizer": tokenizer.to_str()}
+    return Vocabulary(tokenizer.get_vocab_size(), encode, decode, special, contents)
 
 
 def template(who: str, place: Path) -> tuple[str, dict[str, str]]:
@@ -210,8 +210,8 @@ def rendered(who: str, place: Path, messages: Sequence[Mapping[str, str]], reply
     world = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     world.globals["raise_exception"] = _refuse
     try:
-        made = world.from_string(text)
-        return made.render(messages=messages, add_generation_prompt=reply, **named)
+        compiled = world.from_string(text)
+        return compiled.render(messages=messages, add_generation_prompt=reply, **named)
     except Exception as error:  # of a program of strangers
         raise ValueError(f"{who}: the chat template of {place} fails: {error}") from None
 
@@ -222,19 +222,19 @@ def _refuse(words: str) -> None:
 
 def _entries(who: str, place: Path) -> dict[str, Any]:
     """Return the entries of a file of llama.cpp, of which it takes seconds to read the words."""
-    return _kept(who, place, readable(who, place).stat().st_mtime_ns)
+    return _cached_entries(who, place, readable(who, place).stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=2)
-def _kept(who: str, place: Path, changed: int) -> dict[str, Any]:
+def _cached_entries(who: str, place: Path, changed: int) -> dict[str, Any]:
     return opened(who, place)[0]
 
 
 def _settings(who: str, place: Path) -> dict[str, Any]:
     file = place / "tokenizer_config.json"
-    found = json.loads(readable(who, file).read_bytes()) if file.exists() else {}
-    check_type(who, file.name, found, dict, "an object")
-    return found
+    settings = json.loads(readable(who, file).read_bytes()) if file.exists() else {}
+    check_type(who, file.name, settings, dict, "an object")
+    return settings
 
 
 def _word(entry: Any) -> str | None:
@@ -253,17 +253,17 @@ def _of_llama_cpp(who: str, place: Path, tokenizers: Any) -> tuple[Any, dict[str
     tokens = fields["tokenizer.ggml.tokens"]
     ids = {token: i for i, token in enumerate(tokens)}
     pairs = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
-    found = tokenizers.Tokenizer(tokenizers.models.BPE(ids, pairs))
-    found.pre_tokenizer = _divider(tokenizers, DIVIDED[divided])
-    found.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(ids, pairs))
+    tokenizer.pre_tokenizer = _divider(tokenizers, DIVIDED[divided])
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
     types = zip(tokens, fields["tokenizer.ggml.token_type"], strict=True)
-    found.add_special_tokens([token for token, type_ in types if type_ == CONTROL])
+    tokenizer.add_special_tokens([token for token, type_ in types if type_ == CONTROL])
     named = {}
     for role, name in GGUF_ROLES.items():
         id_ = fields.get(f"tokenizer.ggml.{name}_token_id")
         if id_ is not None:
             named[role] = tokens[id_]
-    return found, named
+    return tokenizer, named
 
 
 def _divider(tokenizers: Any, pattern: str | None) -> Any:
