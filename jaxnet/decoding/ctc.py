@@ -129,11 +129,11 @@ def _search(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
     def advance(old, now):
         t, y = now
         new = _next_prefixes(old, y, blank)
-        kept = jax.tree.map(partial(jnp.where, t < length), new, old)
-        return kept, None
+        unless_padding = jax.tree.map(partial(jnp.where, t < length), new, old)
+        return unless_padding, None
 
     impossible = jnp.full(beams, -jnp.inf, log_p.dtype)
-    found = _Prefixes(
+    prefixes = _Prefixes(
         labels=jnp.full((beams, steps), blank, jnp.int32),
         n=jnp.zeros(beams, jnp.int32),
         ends_blank=impossible.at[0].set(0),
@@ -141,8 +141,8 @@ def _search(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
     )
     if steps:  # scan cannot trace `advance` on labels with no steps
         times = jnp.arange(steps)
-        found, _ = jax.lax.scan(advance, found, (times, log_p))
-    return found.labels, found.n, found.total()
+        prefixes, _ = jax.lax.scan(advance, prefixes, (times, log_p))
+    return prefixes.labels, prefixes.n, prefixes.total()
 
 
 def _next_prefixes(old: _Prefixes, y: jax.Array, blank: int) -> _Prefixes:
@@ -158,8 +158,8 @@ def _next_prefixes(old: _Prefixes, y: jax.Array, blank: int) -> _Prefixes:
     stay_blank = total + y[blank]
     stay_label = jnp.where(n > 0, ends_label + y[last], -jnp.inf)
     # The prefix grows by a label. A repeated label needs a blank in between.
-    again = jnp.arange(classes)[None] == last[:, None]  # (beams, classes)
-    before = jnp.where(again, ends_blank[:, None], total[:, None])
+    repeats = jnp.arange(classes)[None] == last[:, None]  # (beams, classes)
+    before = jnp.where(repeats, ends_blank[:, None], total[:, None])
     more = before + y[None]
 
     # A grown prefix may exist already: `follows` is True if prefix j is prefix i plus a label.
@@ -169,7 +169,7 @@ def _next_prefixes(old: _Prefixes, y: jax.Array, blank: int) -> _Prefixes:
     follows = same & longer
     coming = jnp.where(follows, more[:, last].T, -jnp.inf)  # (j, i)
     stay_label = jnp.logaddexp(stay_label, jax.nn.logsumexp(coming, axis=1))
-    there = (follows.T[..., None] & again[None]).any(1)  # (i, classes)
+    there = (follows.T[..., None] & repeats[None]).any(1)  # (i, classes)
     more = jnp.where(there, -jnp.inf, more)
 
     # The column of the blank holds the unchanged prefixes.
@@ -193,8 +193,8 @@ def _next_prefixes(old: _Prefixes, y: jax.Array, blank: int) -> _Prefixes:
 def _read(who: str, logits: Any, lengths: Any, blank: int) -> tuple[jax.Array, ...]:
     """Return checked logits and lengths, and whether each example has a most probable path
     (batch,)."""
-    given = ... if lengths is None else lengths
-    logits, lengths = read_steps(who, logits, given, blank, {})
+    lengths_or_default = ... if lengths is None else lengths
+    logits, lengths = read_steps(who, logits, lengths_or_default, blank, {})
     steps = logits.shape[1]
     has_best = logits.max(-1) > -jnp.inf  # (batch, steps)
     padding = jnp.arange(steps)[None] >= lengths[:, None]

@@ -77,8 +77,8 @@ def filter_logits(
             p = jax.nn.softmax(best)
             before = jnp.cumsum(p, -1) - p  # 0 for the first token, which always stays
             # The sum of all may be rounded to 1 before the last tokens.
-            kept = (before < top_p) | (top_p >= 1)
-            best = jnp.where(kept, best, -jnp.inf)
+            stays = (before < top_p) | (top_p >= 1)
+            best = jnp.where(stays, best, -jnp.inf)
         nothing = jnp.full_like(z, -jnp.inf)
         z = jnp.put_along_axis(nothing, order, best, axis=-1, inplace=False)
     if min_p is not None:
@@ -105,10 +105,10 @@ def latest(n: int, tokens: jax.Array, written: Any) -> jax.Array:
 
 def changed(function: Callable, logits: jax.Array, tokens: jax.Array, written: Any) -> jax.Array:
     """Return what the caller's function makes of logits (vocabulary,), after `written` tokens."""
-    made = function(logits, latest(len(tokens), tokens, written))
-    if getattr(made, "shape", None) != logits.shape:
+    new_logits = function(logits, latest(len(tokens), tokens, written))
+    if getattr(new_logits, "shape", None) != logits.shape:
         raise ValueError(
             f"logits: the function must return values of shape (vocabulary,) = {logits.shape}, "
-            f"got {describe(made)}"
+            f"got {describe(new_logits)}"
         )
-    return made
+    return new_logits

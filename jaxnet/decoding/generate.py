@@ -213,11 +213,11 @@ def iterate(
     """
     for name in options.keys() - set(_Options._fields):
         raise TypeError(f"iterate: unknown option {name}; {instead(name, list(_Options._fields))}")
-    given = _Options(**options)
-    run, advance = _begin("iterate", net, params, prompt, key, given)
+    all_options = _Options(**options)
+    run, advance = _begin("iterate", net, params, prompt, key, all_options)
     if checks.is_traced(run):
         raise TypeError("iterate: is called inside jit; write generate, or a loop with jn.stream")
-    return _tokens(_steps(run, advance, given.length, 1))
+    return _tokens(_steps(run, advance, all_options.length, 1))
 
 
 def _tokens(steps: Iterator[Any]) -> Iterator[np.ndarray]:
@@ -285,23 +285,23 @@ class _Run(NamedTuple):
 
 
 def _begin(
-    who: str, net: Any, params: Any, prompt: Any, key: Any, given: Any
+    who: str, net: Any, params: Any, prompt: Any, key: Any, options: Any
 ) -> tuple[_Run, Callable[[_Run, int], _Run]]:
     """Return the run after the prompts, and a function that continues it to a number of tokens."""
-    checks.all_at_least(who, length=given.length, draft_length=given.draft_length)
-    if given.dtype is not None:
-        checks.check_dtype(who, given.dtype)
-    checks.a_function(who, "logits", given.logits, "(values, ids)", optional=True)
+    checks.all_at_least(who, length=options.length, draft_length=options.draft_length)
+    if options.dtype is not None:
+        checks.check_dtype(who, options.dtype)
+    checks.a_function(who, "logits", options.logits, "(values, ids)", optional=True)
     rows, lengths = _prompts(who, prompt)
     batch, time = rows.shape
-    extra = inputs_of(who, given.inputs, batch)
-    models = _models(who, extra, net, params, given)
-    proposals = given.draft_length * (len(models) - 1)
-    needed = time + given.length - 1 + proposals
+    extra = inputs_of(who, options.inputs, batch)
+    models = _models(who, extra, net, params, options)
+    proposals = options.draft_length * (len(models) - 1)
+    needed = time + options.length - 1 + proposals
     capacity, vocabulary = _capacity(who, extra, models, needed)
     checks.check_range(rows, vocabulary, f"{who}: ids of the prompt")
-    greedy, top_k, numbers = _filters(who, given, vocabulary)
-    stops = _stops(who, given.stop, vocabulary)
+    greedy, top_k, numbers = _filters(who, options, vocabulary)
+    stops = _stops(who, options.stop, vocabulary)
     keys = None if greedy else _row_keys(who, key, batch)
 
     nets, values, states = zip(*models, strict=True)
@@ -311,19 +311,19 @@ def _begin(
         vocabulary=vocabulary,
         greedy=greedy,
         top_k=top_k,
-        logits=given.logits,
+        logits=options.logits,
         proposals=proposals,
-        dtype=None if given.dtype is None else jnp.dtype(given.dtype),
+        dtype=None if options.dtype is None else jnp.dtype(options.dtype),
     )
     values = jax.tree.map(jnp.asarray, values)
     # Copies, because the loop reuses the memory of its state.
     states = jax.tree.map(jnp.copy, states)
     padded = _padded(rows, min(max(16, _power(time)), capacity))
-    penalized = given.repetition_penalty is not None
+    penalized = options.repetition_penalty is not None
     read = program_of(_read, setup, static_argnums=5)
-    run, known = read(values, extra, states, padded, lengths, penalized)
+    run, precomputed = read(values, extra, states, padded, lengths, penalized)
 
-    fixed = values, extra, known, keys, numbers, stops, np.int32(given.length)
+    fixed = values, extra, precomputed, keys, numbers, stops, np.int32(options.length)
     donated = () if checks.is_traced(run) else 1
     program = program_of(advance_until, setup, donate_argnums=donated)
 
@@ -333,10 +333,10 @@ def _begin(
     return run, advance
 
 
-def _models(who: str, inputs: tuple, net: Any, params: Any, given: Any) -> list[Any]:
+def _models(who: str, inputs: tuple, net: Any, params: Any, options: Any) -> list[Any]:
     """Return the net, and the draft if there is one, each with its params and state."""
-    models = [model_of(who, "net", inputs, net, params, given.state)]
-    draft = given.draft
+    models = [model_of(who, "net", inputs, net, params, options.state)]
+    draft = options.draft
     if draft is not None:
         if not isinstance(draft, tuple | list) or len(draft) not in (2, 3):
             got = type(draft).__name__
@@ -379,22 +379,22 @@ def _steps(run: _Run, advance: Callable, length: int, pace: int) -> Iterator[_Ru
                 return
 
 
-def _filters(who: str, given: Any, vocabulary: int) -> tuple[bool, int | None, dict]:
+def _filters(who: str, options: Any, vocabulary: int) -> tuple[bool, int | None, dict]:
     """Return whether the most probable token is taken, top_k, and the numbers of the filters."""
-    temperature = given.temperature
-    top_k = given.top_k
-    penalty = given.repetition_penalty
+    temperature = options.temperature
+    top_k = options.top_k
+    penalty = options.repetition_penalty
     greedy = not checks.is_traced(temperature) and np.ndim(temperature) == 0 and temperature == 0
     if greedy:
         temperature = 1.0
     else:
         checks.within(who, "temperature", temperature, "[0, inf)")
-    check_filters(who, temperature, top_k, given.top_p, given.min_p, penalty, vocabulary)
+    check_filters(who, temperature, top_k, options.top_p, options.min_p, penalty, vocabulary)
     if greedy:  # filters that only drop less probable tokens change nothing
         top_k = None
         numbers = {}
     else:
-        numbers = {"temperature": temperature, "top_p": given.top_p, "min_p": given.min_p}
+        numbers = {"temperature": temperature, "top_p": options.top_p, "min_p": options.min_p}
     numbers["repetition_penalty"] = penalty
     used = {name: number for name, number in numbers.items() if number is not None}
     return greedy, top_k, jax.tree.map(jnp.float32, used)
@@ -426,8 +426,8 @@ def _fit(who, inputs, net: Layer, params: Any, state: Any, capacity: int, needed
     shapes = signature(jax.eval_shape(lambda tree: tree, arguments))
     for time in (capacity, needed):
         try:
-            found = partial(vocabulary, time)
-            return time, memo_of(net.apply).of(("vocabulary", shapes, time), found)
+            trace = partial(vocabulary, time)
+            return time, memo_of(net.apply).of(("vocabulary", shapes, time), trace)
         except ValueError as error:  # the net may have fewer positions
             if time == needed:
                 error.add_note(f"in {who}, which needs {needed} positions for prompt and length")
@@ -443,8 +443,8 @@ def _prompts(who: str, prompt: Any) -> tuple[Any, np.ndarray]:
     xp: Any = jnp if traced else np
     rows: Any = prompt
     if isinstance(rows, list | tuple) and all(np.ndim(row) == 1 for row in rows):
-        given = enumerate(rows)
-        rows = [check(who, f"prompt {i}", row, "(time,)", "integers") for i, row in given]
+        numbered = enumerate(rows)
+        rows = [check(who, f"prompt {i}", row, "(time,)", "integers") for i, row in numbered]
         lengths = np.array([len(row) for row in rows], np.int32)
     else:
         rows = check(who, "prompt", rows, "(batch, time)", "integers")
@@ -482,27 +482,27 @@ _fold_rows = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))  # (key, rows) -> 
 def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
     """Return the sequences that stop a row, (n, longest), padded in front with -1 for any token."""
     if stop is None:
-        given = []
+        sequences = []
     elif isinstance(stop, list | tuple):
-        given = list(stop)
+        sequences = list(stop)
     elif isinstance(stop, str) or np.ndim(stop) == 0:
-        given = [stop]
+        sequences = [stop]
     else:
-        given = list(stop)
-    if any(isinstance(leaf, str) for leaf in jax.tree.leaves(given)):
+        sequences = list(stop)
+    if any(isinstance(leaf, str) for leaf in jax.tree.leaves(sequences)):
         raise TypeError(
             f"{who}: stop must hold ids of tokens, got text; encode it first, as in "
             "stop=[vocabulary.encode(text)] for a sequence"
         )
-    found = []
-    for one in given:
+    stops = []
+    for one in sequences:
         sequence = one if np.ndim(one) else [one]
         ids = checks.on_host(who, "stop", sequence, "(n,)", "integers", empty=False)
         checks.check_range(ids, vocabulary, f"{who}: ids of stop")
-        found.append(ids)
-    longest = max(map(len, found), default=1)
-    rows = np.full((len(found), longest), -1, np.int32)
-    for row, ids in zip(rows, found, strict=True):
+        stops.append(ids)
+    longest = max(map(len, stops), default=1)
+    rows = np.full((len(stops), longest), -1, np.int32)
+    for row, ids in zip(rows, stops, strict=True):
         row[longest - len(ids) :] = ids
     return rows
 
@@ -542,28 +542,28 @@ def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: boo
     batch, columns = prompt.shape
     rows = np.arange(batch)
     chunk = with_inputs(inputs, prompt)
-    kept = []
+    states_after = []
     for one, values, state in zip(setup.streams(), params, states, strict=True):
         empty = start_stream(one, (chunk, lengths), state)
         # The logits are not used, so the program does not contain the layers that only they need.
         _, after = one.apply(values, empty, (chunk, lengths - 1))
-        kept.append(after)
+        states_after.append(after)
     seen = None
     if penalized:
         inside = np.arange(columns) < lengths[:, None]
         ids = jnp.where(inside, prompt, setup.vocabulary)
         seen = jnp.zeros((batch, setup.vocabulary), bool)
         seen = seen.at[rows[:, None], ids].set(True, mode="drop")
-    known = {}
+    precomputed = {}
     last = len(params) - 1
     several = setup.proposals + 1
     for n, width in {(0, several), (last, several), (last, 1)}:
         tokens = jnp.repeat(prompt[:, :1], width, 1)
         apply = partial(_apply, setup, n)
-        early, _ = split(apply, params[n], inputs, kept[n], tokens, lengths)
-        known[n, width] = early(params[n], inputs)
+        early, _ = split(apply, params[n], inputs, states_after[n], tokens, lengths)
+        precomputed[n, width] = early(params[n], inputs)
     run = _Run(
-        states=tuple(kept),
+        states=tuple(states_after),
         last=prompt[rows, lengths - 1],
         written=jnp.zeros(batch, jnp.int32),
         tokens=jnp.zeros((batch, setup.capacity), jnp.int32),
@@ -572,7 +572,7 @@ def _read(setup: _Setup, params, inputs, states, prompt, lengths, penalized: boo
         ends=jnp.full(batch, -1, jnp.int32),
         seen=seen,
     )
-    return run, known
+    return run, precomputed
 
 
 def _apply(setup: _Setup, n: int, params, inputs, state, tokens, steps) -> tuple:
@@ -587,7 +587,7 @@ class _Job(NamedTuple):
     setup: _Setup
     params: Any
     inputs: Any
-    known: Any
+    precomputed: Any
     keys: Any
     numbers: Any
     stops: Any
@@ -598,8 +598,8 @@ class _Job(NamedTuple):
         params = self.params[n]
         apply = partial(_apply, self.setup, n)
         _, late = split(apply, params, self.inputs, state, tokens, steps)
-        known = self.known[n, tokens.shape[1]]
-        return late(known, params, state, tokens, steps)
+        intermediates = self.precomputed[n, tokens.shape[1]]
+        return late(intermediates, params, state, tokens, steps)
 
     def distribution(self, logits, tokens, written, seen):
         """Return logits (batch, vocabulary) to draw from, after `written` of the tokens."""
@@ -617,8 +617,8 @@ class _Job(NamedTuple):
         """Return a key per row for the token at a position, different for each use."""
 
         def key_at(key, position):
-            here = jax.random.fold_in(key, position)
-            return jax.random.fold_in(here, use)
+            position_key = jax.random.fold_in(key, position)
+            return jax.random.fold_in(position_key, use)
 
         return jax.vmap(key_at)(self.keys, positions)
 
@@ -727,8 +727,8 @@ def _several(job: _Job, run: _Run) -> _Run:
     rest = jnp.maximum(p - q, 0)  # the part of p that the proposals did not cover
     some = rest.sum(-1, keepdims=True) > 0
     rest = jnp.where(some, rest, p)
-    own = job.choose(jnp.log(rest), run.written + accepted, 2)
-    own = jnp.where(sound[rows, accepted], own, -1)
+    replacement = job.choose(jnp.log(rest), run.written + accepted, 2)
+    replacement = jnp.where(sound[rows, accepted], replacement, -1)
 
     states = []
     for i, state in enumerate(run.states):
@@ -736,7 +736,7 @@ def _several(job: _Job, run: _Run) -> _Run:
         states.append(after)
     run = run._replace(states=tuple(states))
     for t in range(n + 1):
-        token = own if t == n else jnp.where(t < accepted, proposed[:, t], own)
+        token = replacement if t == n else jnp.where(t < accepted, proposed[:, t], replacement)
         on = run.active & (t <= accepted)
         run = job.commit(run, token, logits[:, t], on)
     return run
@@ -779,8 +779,8 @@ def _accepted(job: _Job, run: _Run, proposed, p, q, sound) -> jax.Array:
     limits = [job.uniform(run.written + t) for t in range(n)]
 
     def of_proposed(p):
-        found = jnp.take_along_axis(p[:, :n], proposed[..., None], -1)
-        return found[..., 0]
+        picked = jnp.take_along_axis(p[:, :n], proposed[..., None], -1)
+        return picked[..., 0]
 
     by_net = of_proposed(p)
     by_draft = of_proposed(q)

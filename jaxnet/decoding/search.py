@@ -114,25 +114,25 @@ def beam_search(
     def for_beams(leaf):
         return jnp.repeat(leaf[None], beams, 0)
 
-    def alive(found):
-        growing = ~found.ended & (found.scores > -jnp.inf) & ~found.lost
-        return (found.written < length) & growing.any()
+    def alive(beam_state):
+        growing = ~beam_state.ended & (beam_state.scores > -jnp.inf) & ~beam_state.lost
+        return (beam_state.written < length) & growing.any()
 
-    def advance(found):
+    def advance(beam_state):
         # The inputs do not have an axis of beams.
         each = jax.vmap(step, out_axes=(0, 1))
-        state, z = each(found.state, found.last.T)
+        state, z = each(beam_state.state, beam_state.last.T)
         z = at_least_float32(z)  # (batch, beams, vocabulary)
         if logits is not None:
-            change = partial(changed, logits, written=found.written)
-            z = jax.vmap(jax.vmap(change))(z, found.tokens)
-        return _grown(found._replace(state=state), z, end, axes)
+            change = partial(changed, logits, written=beam_state.written)
+            z = jax.vmap(jax.vmap(change))(z, beam_state.tokens)
+        return _grown(beam_state._replace(state=state), z, end, axes)
 
     dtype = jnp.promote_types(spec.dtype, jnp.float32)
     last = jnp.repeat(first[:, None], beams, axis=1)
     start = _start(jax.tree.map(for_beams, state), last, length, end, dtype)
-    found = jax.lax.while_loop(alive, advance, start)
-    return _best_first(found, end, length_penalty)
+    final_state = jax.lax.while_loop(alive, advance, start)
+    return _best_first(final_state, end, length_penalty)
 
 
 class _Beams(NamedTuple):
@@ -172,37 +172,37 @@ def _start(state: Any, last: jax.Array, length: int, end: int, dtype: Any) -> _B
     )
 
 
-def _grown(found: _Beams, z: jax.Array, end: int, axes: State) -> _Beams:
+def _grown(beam_state: _Beams, z: jax.Array, end: int, axes: State) -> _Beams:
     """Return the beams with one more token, by the logits z (batch, beams, vocabulary)."""
-    filled = found.scores > -jnp.inf
+    filled = beam_state.scores > -jnp.inf
     broken = ~(z.max(-1) > -jnp.inf)  # NaN is not above
-    newly_lost = broken & ~found.ended & filled
-    scores, last, source = _best_continuations(found, z, end)
-    ended = jnp.take_along_axis(found.ended, source, -1) | (last == end)
+    newly_lost = broken & ~beam_state.ended & filled
+    scores, last, source = _best_continuations(beam_state, z, end)
+    ended = jnp.take_along_axis(beam_state.ended, source, -1) | (last == end)
     ended &= scores > -jnp.inf  # an empty beam is not complete
-    tokens = jnp.take_along_axis(found.tokens, source[..., None], 1)
+    tokens = jnp.take_along_axis(beam_state.tokens, source[..., None], 1)
     return _Beams(
-        written=found.written + 1,
-        state=jax.tree.map(partial(_continued, source), found.state, axes),
+        written=beam_state.written + 1,
+        state=jax.tree.map(partial(_continued, source), beam_state.state, axes),
         last=last,
-        tokens=tokens.at[..., found.written].set(last),
+        tokens=tokens.at[..., beam_state.written].set(last),
         scores=scores,
         ended=ended,
-        lost=found.lost | newly_lost.any(-1, keepdims=True),
+        lost=beam_state.lost | newly_lost.any(-1, keepdims=True),
     )
 
 
-def _best_continuations(found: _Beams, z: jax.Array, end: int) -> tuple[jax.Array, ...]:
+def _best_continuations(beam_state: _Beams, z: jax.Array, end: int) -> tuple[jax.Array, ...]:
     """Return the scores, tokens and beams of the best continuations, each (batch, beams)."""
     batch, beams, vocabulary = z.shape
-    kept = min(beams, vocabulary)  # number of continuations per beam that can be among the best
+    per_beam = min(beams, vocabulary)  # number of continuations per beam that can be among the best
     # Ranks the tokens of a beam by their logits, whose order rounding does not change.
-    best, words = jax.lax.top_k(z, kept)  # (batch, beams, kept)
+    best, words = jax.lax.top_k(z, per_beam)  # (batch, beams, per_beam)
     log_p = best - jax.nn.logsumexp(z, axis=-1, keepdims=True)
     # A complete sequence has one continuation, `end` at an unchanged score, always kept.
-    ended = found.ended[..., None]
-    extra = ended & (jnp.arange(kept) > 0)[None, None]
-    scores = found.scores[..., None]
+    ended = beam_state.ended[..., None]
+    extra = ended & (jnp.arange(per_beam) > 0)[None, None]
+    scores = beam_state.scores[..., None]
     total = scores + jnp.where(ended, 0, log_p)
     empty = ~(scores > -jnp.inf)  # whose logits may be NaN
     total = jnp.where(extra | empty, -jnp.inf, total)
@@ -210,12 +210,12 @@ def _best_continuations(found: _Beams, z: jax.Array, end: int) -> tuple[jax.Arra
     rank = jnp.where(ended & ~extra, jnp.inf, total)
 
     def flat(a):
-        return a.reshape(batch, beams * kept)
+        return a.reshape(batch, beams * per_beam)
 
     _, place = jax.lax.top_k(flat(rank), beams)  # (batch, beams), the first among equals
     scores = jnp.take_along_axis(flat(total), place, -1)
     last = jnp.take_along_axis(flat(words), place, -1)
-    return scores, last, place // kept
+    return scores, last, place // per_beam
 
 
 def _continued(source: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
@@ -230,15 +230,15 @@ def _continued(source: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
     return take(leaf, source)
 
 
-def _best_first(found: _Beams, end: int, length_penalty: float) -> Any:
+def _best_first(beam_state: _Beams, end: int, length_penalty: float) -> Any:
     """Return tokens, lengths and scores, best sequence first."""
-    length = found.tokens.shape[-1]
-    filled = found.scores > -jnp.inf
-    tokens = jnp.where(filled[..., None], found.tokens, end)
+    length = beam_state.tokens.shape[-1]
+    filled = beam_state.scores > -jnp.inf
+    tokens = jnp.where(filled[..., None], beam_state.tokens, end)
     before_end = jnp.cumsum(tokens == end, -1) == 0
     lengths = before_end.sum(-1, dtype=jnp.int32)
-    counted = jnp.minimum(lengths + 1, length).astype(found.scores.dtype)  # including `end`
-    scores = jnp.where(found.lost, jnp.nan, found.scores / counted**length_penalty)
+    counted = jnp.minimum(lengths + 1, length).astype(beam_state.scores.dtype)  # including `end`
+    scores = jnp.where(beam_state.lost, jnp.nan, beam_state.scores / counted**length_penalty)
     order = jnp.argsort(-scores, axis=-1, stable=True)  # (batch, beams)
     tokens = jnp.take_along_axis(tokens, order[..., None], 1)
     lengths = jnp.take_along_axis(lengths, order, -1)

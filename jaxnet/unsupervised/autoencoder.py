@@ -23,7 +23,7 @@ from jaxnet.services.checks import a_function, check_key, check_type
 from jaxnet.services.nodes import materialized
 from jaxnet.transforms import as_layer, transform
 from jaxnet.typing import Params
-from jaxnet.unsupervised.check import check_fit, trained, whole_batches
+from jaxnet.unsupervised.check import check_fit, fill_last_batch, trained
 
 Corruption = Callable[[jax.Array, jax.Array], jax.Array]
 Penalty = Callable[[Params], jax.Array]
@@ -192,8 +192,8 @@ def masking_noise(rate: float) -> Corruption:
     def corrupt(key, x):
         check_key(key, "masking_noise")
         x = tools.as_array("masking_noise", "x", x)
-        kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-        return jnp.where(kept, x, 0)
+        stays = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(stays, x, 0)
 
     return corrupt
 
@@ -255,7 +255,7 @@ def fit_sparse_autoencoder(
     tools.within("fit_sparse_autoencoder", "beta", beta, "[0, inf)")
     tools.within("fit_sparse_autoencoder", "learning_rate", learning_rate, "(0, inf)")
     tools.check_options("fit_sparse_autoencoder", progress=progress)
-    x, batch_size = whole_batches(child_key(key, "batches"), x, batch_size)
+    x, batch_size = fill_last_batch(child_key(key, "batches"), x, batch_size)
     steps = epochs * (len(x) // batch_size)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     glorot = glorot_uniform()
@@ -292,10 +292,10 @@ def _objective(
 
     def apply(run, params, state, x):
         x = _array(x, kind)
-        given = x
+        net_input = x
         if corrupt is not None and run.train:
-            given = corrupt(run.key("corrupt"), x)
-        (y, z), after = run(params, state, given)
+            net_input = corrupt(run.key("corrupt"), x)
+        (y, z), after = run(params, state, net_input)
         values = loss(y, x)
         _check_loss(kind, x, y, values)
         values = values.sum(_entries(values))  # (batch,)

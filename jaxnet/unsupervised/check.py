@@ -57,7 +57,7 @@ def check_examples(x: Any, features: int, who: str, *, limit: int | None = None)
     return x
 
 
-def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Array, int]:
+def fill_last_batch(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Array, int]:
     """Repeat random examples until a batch size divides their number.
 
     It is for objectives that give one value per batch and so cannot leave padding out. Each example
@@ -72,7 +72,7 @@ def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Ar
       (m, inputs), where the smaller of batch_size and n divides m, and that batch size.
 
     Example:
-      >>> x, batch_size = whole_batches(jax.random.key(0), jnp.ones((7, 2)), 3)
+      >>> x, batch_size = fill_last_batch(jax.random.key(0), jnp.ones((7, 2)), 3)
       >>> x.shape, batch_size
       ((9, 2), 3)
     """

@@ -58,8 +58,8 @@ def fit_dbn(
     params = {}
     for i, size in enumerate(sizes):
         name = _name("rbm", i)
-        here = child_key(key, name)
-        machine = fit_rbm(here, x, size, full=True, visible=visible, **options)
+        layer_key = child_key(key, name)
+        machine = fit_rbm(layer_key, x, size, full=True, visible=visible, **options)
         field = to_device("fit_dbn", "x", x) @ machine["kernel"]
         x = jax.nn.sigmoid(add_bias(field, machine["bias"]))
         visible = bernoulli
@@ -105,9 +105,9 @@ def generate(
     x, mean = gibbs(child_key(key, "top"), top, start, steps, visible=kind)
     for i, machine in reversed([*enumerate(below)]):
         kind = bernoulli if i else visible
-        here = child_key(key, _name("rbm", i))
+        layer_key = child_key(key, _name("rbm", i))
         field = add_bias(x @ machine["kernel"].T, machine["visible_bias"])
-        x = kind.sample(here, field)
+        x = kind.sample(layer_key, field)
         mean = kind.mean(field)
     return x, mean
 

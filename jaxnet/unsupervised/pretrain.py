@@ -92,10 +92,10 @@ def pretrain_greedy(
     params, state = net.init(child_key(key, "init"), x)
     if method is None:
         return params, state
-    found = _dense_paths(net, params, state, x)
-    chosen = found[:-1] if layers is None else layers
-    there = f"its dense layers: {', '.join(found) or 'none'}"
-    wrong = [path for path in chosen if path not in found]
+    dense_paths = _dense_paths(net, params, state, x)
+    chosen = dense_paths[:-1] if layers is None else layers
+    there = f"its dense layers: {', '.join(dense_paths) or 'none'}"
+    wrong = [path for path in chosen if path not in dense_paths]
     if wrong:
         raise ValueError(f"{who}: {net.name} has no dense layer {wrong[0]!r}; {there}")
     if not chosen:
@@ -103,7 +103,7 @@ def pretrain_greedy(
             f"{who}: {net.name} has no dense layer before its output; {there}. Choose the layers "
             "to fit with layers=[...]"
         )
-    order = [path for path in found if path in chosen]
+    order = [path for path in dense_paths if path in chosen]
     with progress_bar(len(order), "layers", progress) as bar:
         for path in order:
             seen = predict(_input_of(net, path), params, state, x, batch_size=batch_size)
@@ -135,8 +135,8 @@ def _input_of(net: Layer, path: str) -> Layer:
     def apply(params, state, x, *, key=None, train=False):
         seen = []
 
-        def see(here, layer, x, y):
-            if "/".join(here) == path:
+        def see(names, layer, x, y):
+            if "/".join(names) == path:
                 seen.append(x)
             return y
 

@@ -220,8 +220,8 @@ def fit_dictionary(
     sums = jnp.zeros((features, features), x.dtype), jnp.zeros_like(atoms)
     size = min(batch_size, len(x))
     for i in range(epochs):
-        here = jax.random.fold_in(key, i)
-        atoms, sums = _epoch(here, atoms, sums, x, penalty, size, steps, positive)
+        epoch_key = jax.random.fold_in(key, i)
+        atoms, sums = _epoch(epoch_key, atoms, sums, x, penalty, size, steps, positive)
     return atoms
 
 
@@ -238,8 +238,8 @@ def _epoch(key, atoms, sums, x, penalty, batch_size, steps, positive):
     """Return atoms and sums after one pass over x."""
     keep = 1 - batch_size / len(x)
     order = jax.random.permutation(child_key(key, "order"), len(x))
-    whole = len(x) // batch_size * batch_size
-    order = order[:whole].reshape(-1, batch_size)
+    count = len(x) // batch_size * batch_size
+    order = order[:count].reshape(-1, batch_size)
 
     def step(carry, now):
         atoms, (codes, examples) = carry

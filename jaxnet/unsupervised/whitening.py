@@ -104,10 +104,10 @@ def fit_whitening(
         )
     rounding = 1e-18 * float(mean @ mean)  # of constant inputs
     largest = max(variances[0], rounding, np.finfo(np.float64).tiny)
-    known = variances > _NO_VARIANCE * largest
+    varies = variances > _NO_VARIANCE * largest
     damped = variances + epsilon * variances.mean()
-    deviations = np.sqrt(np.where(known, damped, 1))
-    kernel = directions * np.where(known, 1 / deviations, 0)
+    deviations = np.sqrt(np.where(varies, damped, 1))
+    kernel = directions * np.where(varies, 1 / deviations, 0)
     kernel = kernel @ directions.T if zca else kernel[:, :features]
     return _dense(mean, kernel, x.dtype)
 

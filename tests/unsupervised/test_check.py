@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.unsupervised.check import check_examples, standardized, whole_batches
+from jaxnet.unsupervised.check import check_examples, fill_last_batch, standardized
 
 X = np.ones((5, 3), np.float32)
 HOLED = X.copy()
@@ -44,7 +44,7 @@ def test_float64_stays(x64):
 @pytest.mark.parametrize("n, batch_size, total, size", [(7, 3, 9, 3), (6, 3, 6, 3), (5, 9, 5, 5)])
 def test_whole_batches_hold_each_example_once_or_twice(n, batch_size, total, size):
     x = jnp.arange(2.0 * n).reshape(n, 2)
-    filled, found = whole_batches(jax.random.key(0), x, batch_size)
+    filled, found = fill_last_batch(jax.random.key(0), x, batch_size)
     assert filled.shape == (total, 2)
     assert found == size
     rows, counts = np.unique(filled, axis=0, return_counts=True)

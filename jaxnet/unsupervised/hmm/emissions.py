@@ -245,8 +245,8 @@ def _fit_mixtures(params: Params, x: jax.Array, posterior: jax.Array, floor: flo
     mean = jnp.where(seen, total / count, mean)
 
     variance = _squares(member, mean, x) / count
-    known_spread = jnp.where(square > 0, square, 1)
-    least = jnp.maximum(floor * known_spread, jnp.finfo(x.dtype).tiny)
+    positive_spread = jnp.where(square > 0, square, 1)
+    least = jnp.maximum(floor * positive_spread, jnp.finfo(x.dtype).tiny)
     least = jnp.broadcast_to(least, variance.shape)
     log_variance = jnp.log(jnp.maximum(variance, least))
     return {
@@ -281,13 +281,13 @@ def _begin_mixtures(
     all_variance = x.var(0)
     least = np.where(all_variance > 0, max(floor, 1e-3) * all_variance, 1)
     for state in range(states):
-        own = x[labels == state]
-        if len(own) < max(mixtures, 2):
-            own = x
-        mean[state] = own.mean(0)
-        variance[state] = np.maximum(own.var(0), least)
+        of_state = x[labels == state]
+        if len(of_state) < max(mixtures, 2):
+            of_state = x
+        mean[state] = of_state.mean(0)
+        variance[state] = np.maximum(of_state.var(0), least)
         if mixtures > 1:
-            some = own[:: math.ceil(len(own) / SOME)]
+            some = of_state[:: math.ceil(len(of_state) / SOME)]
             mean[state] = kmeans(jax.random.fold_in(key, state), some, mixtures)
     dtype = params["mean"].dtype
     first = {

@@ -294,9 +294,9 @@ def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
 @jax.jit
 def _scaled(logits: jax.Array, log_prior: jax.Array) -> jax.Array:
     log_prior = log_prior[None, None]
-    known = ~(log_prior <= _LOWEST)
-    scores = jax.nn.log_softmax(logits) - jnp.where(known, log_prior, 0)
-    return jnp.where(known, scores, -jnp.inf)
+    is_possible = ~(log_prior <= _LOWEST)
+    scores = jax.nn.log_softmax(logits) - jnp.where(is_possible, log_prior, 0)
+    return jnp.where(is_possible, scores, -jnp.inf)
 
 
 def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
@@ -401,13 +401,13 @@ def _counts(start, transition, scores, mask):
 @jax.jit
 def _viterbi(start, transition, scores, mask):
     log_transition = log_probabilities(transition)
-    here = jnp.arange(len(start), dtype=jnp.int32)
+    same_state = jnp.arange(len(start), dtype=jnp.int32)
 
     def step(delta, now):
         score, counts = now  # (batch, states), (batch, 1)
         ways = delta[:, :, None] + log_transition[None]  # (batch, from, to)
         best = ways.argmax(1).astype(jnp.int32)
-        came_from = jnp.where(counts, best, here[None])
+        came_from = jnp.where(counts, best, same_state[None])
         moved, top = _shifted(ways.max(1) + score)
         delta = jnp.where(counts, moved, delta)
         return delta, (came_from, jnp.where(counts, top, 0))

@@ -81,8 +81,8 @@ def hmm(
 
     emitted = stateless(emission_params, lambda params, x: params, name="emission")
 
-    def score(m, given):
-        sequence = tools.read_sequence(given, name, rank=2)
+    def score(m, inputs):
+        sequence = tools.read_sequence(inputs, name, rank=2)
         m._not_in_stream("scores whole sequences")
         if sequence.initial is not None:
             raise ValueError(f"{name}: takes no 'initial'; the first state is in its params")
@@ -257,12 +257,12 @@ def fit_hmm(
     options = {"iterations": iterations, "tolerance": tolerance, "progress": progress}
     runs = []
     for i in range(restarts):
-        here = jax.random.fold_in(key, i)
-        init_key = child_key(here, "init")
+        run_key = jax.random.fold_in(key, i)
+        init_key = child_key(run_key, "init")
         params, _ = net.init(init_key, spec(values.shape, values.dtype))
         if align:
-            labels = align(child_key(here, "align"), values, mask, states)
-            begin_key = child_key(here, "begin")
+            labels = align(child_key(run_key, "align"), values, mask, states)
+            begin_key = child_key(run_key, "begin")
             first = emission.begin(begin_key, params["emission"], values[mask], labels[mask])
             params = params | {"emission": first}
         runs.append(baum_welch(params, sequence.x, emission, sequence.lengths, **options))

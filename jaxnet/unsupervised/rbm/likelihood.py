@@ -188,12 +188,12 @@ def _ais(key, params, start, betas, runs, visible):
     def step(i, carry):
         x, log_weights = carry
         beta = betas[i + 1]
-        here = jax.random.fold_in(key, i)
+        step_key = jax.random.fold_in(key, i)
         field = add_bias(x @ kernel, bias)  # (runs, inputs) -> (runs, features)
         log_weights += free(betas[i], x, field) - free(beta, x, field)
-        h = draw(child_key(here, "hidden"), jax.nn.sigmoid(beta * field))
+        h = draw(child_key(step_key, "hidden"), jax.nn.sigmoid(beta * field))
         below = add_bias(beta * (h @ kernel.T), visible_bias(beta))
-        return visible.sample(child_key(here, "visible"), below), log_weights
+        return visible.sample(child_key(step_key, "visible"), below), log_weights
 
     fields = jnp.broadcast_to(start, (runs, *start.shape))
     x = visible.sample(child_key(key, "start"), fields)

@@ -29,7 +29,7 @@ from jaxnet.ops import add_bias
 from jaxnet.services.checks import check_key, check_rank
 from jaxnet.training import learning_rule
 from jaxnet.typing import Params
-from jaxnet.unsupervised.check import check_fit, trained, whole_batches
+from jaxnet.unsupervised.check import check_fit, fill_last_batch, trained
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, check_visible, draw
 
 
@@ -182,11 +182,11 @@ def gibbs(
 def _gibbs(key, params, x, steps, visible):
     def step(i, carry):
         x, _ = carry
-        here = jax.random.fold_in(key, i)
+        step_key = jax.random.fold_in(key, i)
         p = jax.nn.sigmoid(_hidden_field(params, x))
-        h = draw(child_key(here, "hidden"), p)
+        h = draw(child_key(step_key, "hidden"), p)
         field = _visible_field(params, h)
-        return visible.sample(child_key(here, "visible"), field), visible.mean(field)
+        return visible.sample(child_key(step_key, "visible"), field), visible.mean(field)
 
     return jax.lax.fori_loop(0, steps, step, (x, x))
 
@@ -331,7 +331,7 @@ def fit_rbm(
             f"fit_rbm: binary visible units need values in [0, 1], got {low:.4g} to {high:.4g}; "
             "scale x, or standardize its columns and write visible=gaussian"
         )
-    examples, batch_size = whole_batches(child_key(key, "batches"), x, batch_size)
+    examples, batch_size = fill_last_batch(child_key(key, "batches"), x, batch_size)
     net = rbm(features, visible=visible, chains=batch_size if persistent else 0)
     steps = epochs * (len(examples) // batch_size)
     schedule = optax.linear_schedule(learning_rate, 0, steps)
