@@ -224,10 +224,10 @@ def squares_are_cut_out_around_every_pixel(cutout: Function) -> None:
     found = {tuple(map(tuple, np.argwhere(image == 0))) for image in y[..., 0]}
     pixels = list(itertools.product(range(4), range(5)))
 
-    def around(a, b):
+    def neighborhood(a, b):
         return tuple((i, j) for i, j in pixels if max(abs(i - a), abs(j - b)) < 2)
 
-    assert found == {around(*pixel) for pixel in pixels}
+    assert found == {neighborhood(*pixel) for pixel in pixels}
 
 
 def jitter_changes_one_factor(color_jitter: Function) -> None:

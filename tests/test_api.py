@@ -30,13 +30,13 @@ def members(part: str) -> dict:
     source = inspect.getsource(module) if part != "typing" else ""  # types have pages elsewhere
     handed_on = set(re.findall(r"import (\w+) as \1\b", source))
 
-    def own(name, value) -> bool:
+    def is_of_module(name, value) -> bool:
         made_in = getattr(value, "__module__", module.__name__)
         return name in handed_on or f"{made_in}.".startswith(f"{module.__name__}.")
 
     found = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
     found = {name: v for name, v in found.items() if not isinstance(v, types.ModuleType)}
-    return {name: value for name, value in found.items() if own(name, value)}
+    return {name: value for name, value in found.items() if is_of_module(name, value)}
 
 
 def public_api() -> str:

@@ -222,13 +222,13 @@ def simclr_learned(names):
     encoder, images = names["encoder"], names["validation"][0]
     drawn, _ = encoder.init(jax.random.key(0), images)
 
-    def found(params):
+    def count_neighbors_of_class(params):
         """How many have a nearest neighbor of their class."""
         x = np.asarray(jn.predict(encoder, params, {}, images))
         x = x / np.linalg.norm(x, axis=-1, keepdims=True)
         return np.mean(y[(x @ x.T - 2 * np.eye(len(x))).argmax(-1)] == y)
 
-    assert found(names["params"]) > found(drawn)
+    assert count_neighbors_of_class(names["params"]) > count_neighbors_of_class(drawn)
 
 
 def repeats_in_a_stream(names):

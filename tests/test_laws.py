@@ -535,7 +535,7 @@ def named(call, *words):
     assert all(re.search(word, first) for word in words), (words, first)
 
 
-def made(name, x, option):
+def trace_with_option(name, x, option):
     """A public layer with one option, traced in training."""
     make = MAKERS[name]
     own = inspect.signature(make).parameters.items()
@@ -555,13 +555,13 @@ def test_an_option_of_another_kind_is_named(name: str):
         x, own = ONE_PER_KIND[name].x, parameters["name"].default
         who = name if what == "name" or own is None else f"{name}|{own}"
         option = {what: WRONG[wrong]}
-        named(lambda x=x, option=option: made(name, x, option), rf"^({who})[:/]", what)
+        named(lambda x=x, option=option: trace_with_option(name, x, option), rf"^({who})[:/]", what)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_an_input_of_another_kind_is_named(name: str):
     for x in (None, {}, {"y": jn.spec((2, 3))}, ((), ())):
-        named(lambda x=x: made(name, x, {}), r"^\w+: ")
+        named(lambda x=x: trace_with_option(name, x, {}), r"^\w+: ")
 
 
 def test_there_are_public_layers():

@@ -63,24 +63,26 @@ def test_moves_are_those_by_hand():
     x = jnp.asarray(SMALL[None], jnp.float32) / 255
     change = jax.jit(changed)
 
-    def made(name, strength):
+    def augmented(name, strength):
         which = jnp.array([CHANGES.index(name)])
         (found,) = change(x, which, jnp.array([strength]))
         return np.asarray(found)
 
     image = np.asarray(x[0])
-    down = made("shift_down", 0.5)  # 0.45 * 9 / 2 is 2 pixels
+    down = augmented("shift_down", 0.5)  # 0.45 * 9 / 2 is 2 pixels
     np.testing.assert_allclose(down[2:], image[:-2], atol=1e-6)
     assert (down[:2] == 0).all()
-    right = made("shift_right", -0.5)  # 3 pixels to the left
+    right = augmented("shift_right", -0.5)  # 3 pixels to the left
     np.testing.assert_allclose(right[:, :-3], image[:, 3:], atol=1e-6)
-    np.testing.assert_allclose(made("rotate", 0.0), image, atol=1e-6)
-    middle_row = made("shear_rows", 1.0)[4]
+    np.testing.assert_allclose(augmented("rotate", 0.0), image, atol=1e-6)
+    middle_row = augmented("shear_rows", 1.0)[4]
     np.testing.assert_allclose(middle_row, image[4], atol=1e-6)
-    sheared = made("shear_rows", 1.0)[0, 2:-2]  # 4 rows above the middle: by 0.3 * 4 = 1.2 pixels
+    sheared = augmented("shear_rows", 1.0)[
+        0, 2:-2
+    ]  # 4 rows above the middle: by 0.3 * 4 = 1.2 pixels
     wanted = 0.8 * image[0, 3:-1] + 0.2 * image[0, 4:]
     np.testing.assert_allclose(sheared, wanted, atol=1e-3)
-    turned = made("rotate", 1.0) - made("rotate", -1.0)
+    turned = augmented("rotate", 1.0) - augmented("rotate", -1.0)
     assert np.abs(turned).max() > 0.1
 
 

@@ -19,7 +19,9 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-def plain(logits, seen, temperature=1.0, top_k=None, top_p=None, min_p=None, penalty=None):
+def reference_filter(
+    logits, seen, temperature=1.0, top_k=None, top_p=None, min_p=None, penalty=None
+):
     """One row at a time, by probabilities."""
     found = []
     for z, old in zip(logits.copy(), seen, strict=True):
@@ -51,7 +53,7 @@ def plain(logits, seen, temperature=1.0, top_k=None, top_p=None, min_p=None, pen
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_filters_equal_a_plain_loop(x64, options):
     renamed = {"penalty" if n == "repetition_penalty" else n: v for n, v in options.items()}
-    expected = plain(LOGITS, SEEN, **renamed)
+    expected = reference_filter(LOGITS, SEEN, **renamed)
     found = jax.jit(partial(filter_logits, seen=jnp.asarray(SEEN), **options))(jnp.asarray(LOGITS))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 

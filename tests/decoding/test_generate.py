@@ -54,7 +54,7 @@ def drawn(make, seed, dtype):
 
 
 @pytest.fixture(scope="module")
-def plain():
+def float32_net():
     """A net of float32 and its params."""
     return draw()[:2]
 
@@ -112,9 +112,9 @@ def test_draws_are_those_of_the_filtered_logits_by_row_and_position(x64):
 
 
 @pytest.mark.slow
-def test_a_row_does_not_depend_on_its_batch(plain):
+def test_a_row_does_not_depend_on_its_batch(float32_net):
     def tokens(prompts, key):
-        return generate(*plain, prompts, key, length=9).tokens
+        return generate(*float32_net, prompts, key, length=9).tokens
 
     keys = jax.random.split(KEY, 3)
     alone = tokens(PROMPTS[1:2], keys[1:2])
@@ -128,14 +128,14 @@ def test_a_row_does_not_depend_on_its_batch(plain):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draft", [False, True])
-def test_stops_cut_a_row(plain, draft):
+def test_stops_cut_a_row(float32_net, draft):
     drafted = {"draft": draw(seed=3)[:2]} if draft else {}
-    free = generate(*plain, PROMPTS, KEY, length=20, **drafted)
+    free = generate(*float32_net, PROMPTS, KEY, length=20, **drafted)
     row = free.tokens[0].tolist()
     end = row[4]
     pair = row[7:9]
     stops = [end, [int(t) for t in free.tokens[1, 5:8]], pair]
-    made = generate(*plain, PROMPTS, KEY, length=20, stop=stops, **drafted)
+    made = generate(*float32_net, PROMPTS, KEY, length=20, stop=stops, **drafted)
     for i in range(3):
         whole = free.tokens[i].tolist()
         ends = []
@@ -153,21 +153,21 @@ def test_stops_cut_a_row(plain, draft):
 
 
 @pytest.mark.slow
-def test_a_loop_ends_when_all_rows_have_stopped(plain):
-    made = generate(*plain, PROMPTS, length=20, temperature=0)
+def test_a_loop_ends_when_all_rows_have_stopped(float32_net):
+    made = generate(*float32_net, PROMPTS, length=20, temperature=0)
     stops = [int(t) for t in made.tokens[:, 0]]
-    assert len(list(iterate(*plain, PROMPTS, length=20, temperature=0, stop=stops))) == 1
-    stopped = generate(*plain, PROMPTS, length=20, temperature=0, stop=stops)
+    assert len(list(iterate(*float32_net, PROMPTS, length=20, temperature=0, stop=stops))) == 1
+    stopped = generate(*float32_net, PROMPTS, length=20, temperature=0, stop=stops)
     assert stopped.lengths.tolist() == [0, 0, 0]
     assert stopped.lists() == [[], [], []]
 
 
 @pytest.mark.fast_cases("False")
 @pytest.mark.parametrize("draft", [False, True])
-def test_the_iterator_gives_the_same_tokens(plain, draft):
+def test_the_iterator_gives_the_same_tokens(float32_net, draft):
     options = {"draft": draw(seed=3)[:2]} if draft else {}
-    made = generate(*plain, PROMPTS, KEY, length=6, **options)
-    found = list(iterate(*plain, PROMPTS, KEY, length=6, **options))
+    made = generate(*float32_net, PROMPTS, KEY, length=6, **options)
+    found = list(iterate(*float32_net, PROMPTS, KEY, length=6, **options))
     np.testing.assert_array_equal(np.stack(found, 1), made.tokens)
 
 
@@ -179,30 +179,30 @@ def test_there_is_room_for_all_tokens():
 
 @pytest.mark.slow
 def test_one_program_for_many_lengths_of_prompts_and_results():
-    plain = NETS["block"](), draw()[1]  # without the programs of other tests
-    generate(*plain, [[1, 2, 3]], KEY, length=3)
-    programs = memo_of(plain[0].apply)._entries
+    float32_net = NETS["block"](), draw()[1]  # without the programs of other tests
+    generate(*float32_net, [[1, 2, 3]], KEY, length=3)
+    programs = memo_of(float32_net[0].apply)._entries
 
     def size():
         return [p._cache_size() for p in programs.values() if hasattr(p, "_cache_size")]
 
     before = size()
     for prompt, length, temperature in [([1] * 16, 40, 0.5), ([4], 1, 2.0), ([5] * 9, 30, 1.0)]:
-        generate(*plain, [prompt], KEY, length=length, temperature=temperature)
-        list(iterate(*plain, np.array([prompt]), KEY, length=min(length, 3)))
+        generate(*float32_net, [prompt], KEY, length=length, temperature=temperature)
+        list(iterate(*float32_net, np.array([prompt]), KEY, length=min(length, 3)))
     assert size() == before
     assert len(before) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("copies", [1, 6])
-def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
+def test_no_cache_is_copied_for_a_token(float32_net, monkeypatch, copies):
     """Repeated blocks copy the caches of one block at a time, and not the stack of all."""
     module = sys.modules[generate.__module__]
     programs = []
     make = module.program_of
     if copies > 1:
-        plain = draw(lambda: language(jn.repeat(block(), copies)))[:2]
+        float32_net = draw(lambda: language(jn.repeat(block(), copies)))[:2]
 
     def compiled(function, *setup, **options):
         program = make(function, *setup, **options)
@@ -215,7 +215,7 @@ def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
         return run
 
     monkeypatch.setattr(module, "program_of", compiled)
-    generate(*plain, PROMPTS, length=900, temperature=0, stop=list(range(13)))
+    generate(*float32_net, PROMPTS, length=900, temperature=0, stop=list(range(13)))
     memory = programs[0].memory_analysis()
     cache = 3 * 2 * 1024 * 4 * 4  # rows, heads, steps, size, bytes
     assert memory.alias_size_in_bytes > 2 * cache * copies  # keys and values of the caller's run
@@ -228,15 +228,15 @@ def test_greedy_with_a_draft_gives_the_same_tokens(x64, make):
     net, params, state = draw(make)
     for seed in (0, 5):  # the net itself, and another one
         draft = (net, draw(make, seed)[1], state)
-        plain = generate(net, params, PROMPTS, length=11, temperature=0, state=state)
+        without_draft = generate(net, params, PROMPTS, length=11, temperature=0, state=state)
         options = {"state": state, "draft": draft, "draft_length": 3}
         made = generate(net, params, PROMPTS, length=11, temperature=0, **options)
-        np.testing.assert_array_equal(made.tokens, plain.tokens)
-        np.testing.assert_allclose(made.log_probs, plain.log_probs, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(made.tokens, without_draft.tokens)
+        np.testing.assert_allclose(made.log_probs, without_draft.log_probs, rtol=1e-5, atol=1e-5)
         penalty = {"repetition_penalty": 1.5, "temperature": 0, "length": 11}
-        plain = generate(net, params, PROMPTS, state=state, **penalty)
+        without_draft = generate(net, params, PROMPTS, state=state, **penalty)
         made = generate(net, params, PROMPTS, **options, **penalty)
-        np.testing.assert_array_equal(made.tokens, plain.tokens)
+        np.testing.assert_array_equal(made.tokens, without_draft.tokens)
 
 
 @pytest.mark.slow
@@ -296,14 +296,14 @@ def test_a_net_with_few_positions_is_used_to_its_end(x64):
 
 
 @pytest.mark.slow
-def test_kept_keys_may_be_narrow(plain):
-    made = generate(*plain, PROMPTS, length=4, temperature=0, dtype=jnp.bfloat16)
+def test_kept_keys_may_be_narrow(float32_net):
+    made = generate(*float32_net, PROMPTS, length=4, temperature=0, dtype=jnp.bfloat16)
     assert made.tokens.shape == (3, 4)
 
 
 @pytest.mark.slow
-def test_nan_raises(plain):
-    net, params = plain
+def test_nan_raises(float32_net):
+    net, params = float32_net
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
     with pytest.raises(ValueError, match="generate: the logits of row 0 are NaN"):
         generate(net, broken, [[1]], length=3, temperature=0)
@@ -327,7 +327,7 @@ def test_a_broken_draft_is_not_believed(value):
 
 
 @pytest.mark.slow
-def test_ids_in_an_array_each_stop(plain):
+def test_ids_in_an_array_each_stop(float32_net):
     table = 9 * np.eye(10, dtype=np.float32)[(np.arange(10) + 1) % 10]  # counts
 
     def net(tokens):
@@ -409,15 +409,15 @@ def test_params_on_a_mesh(on_devices):
     ([[1]], {"stop": "a"}, TypeError, "generate: stop must hold ids of tokens, got text"),
     ([[1]], {"stop": [["a"]]}, TypeError, "generate: stop must hold ids of tokens, got text"),
 ])  # fmt: skip
-def test_refusals(plain, prompt, options, error, words):
+def test_refusals(float32_net, prompt, options, error, words):
     options = {"length": 3, "temperature": 0} | options
     with pytest.raises(error, match=words):
-        generate(*plain, prompt, **options)
+        generate(*float32_net, prompt, **options)
 
 
-def test_an_unknown_option_of_the_iterator(plain):
+def test_an_unknown_option_of_the_iterator(float32_net):
     with pytest.raises(TypeError, match="iterate: unknown option tempo; known: length, state"):
-        iterate(*plain, [[1]], KEY, tempo=1)
+        iterate(*float32_net, [[1]], KEY, tempo=1)
 
 
 @pytest.mark.parametrize(("net", "words"), [
@@ -431,11 +431,11 @@ def test_nets_that_do_not_fit(net, words):
         generate(net, params, [[1]], length=2, temperature=0)
 
 
-def test_a_draft_of_another_vocabulary(plain):
+def test_a_draft_of_another_vocabulary(float32_net):
     net = jn.serial(jn.embedding(5, 8), jn.gru(8), jn.dense(5))
     params, _ = net.init(KEY, jn.spec((1, 4), jnp.int32))
     with pytest.raises(ValueError, match="one vocabulary, got 13 and 5"):
-        generate(*plain, [[1]], length=2, temperature=0, draft=(net, params))
+        generate(*float32_net, [[1]], length=2, temperature=0, draft=(net, params))
 
 
 def rules(values, ids):
@@ -445,7 +445,7 @@ def rules(values, ids):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draft", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_logits_are_changed_as_by_hand(plain, x64, draft):
+def test_logits_are_changed_as_by_hand(float32_net, x64, draft):
     net, params, _ = draw()
     options = {"draft": draw(seed=3)[:2], "draft_length": 3} if draft else {}
 
@@ -469,9 +469,9 @@ def test_logits_are_changed_as_by_hand(plain, x64, draft):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draft", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_inside_jit(plain, draft):
+def test_inside_jit(float32_net, draft):
     """Everything may be traced: params, prompts, keys and numbers."""
-    net, params = plain
+    net, params = float32_net
     other = draw(seed=3)[1]
     prompts = np.array([[3, 1, 4], [1, 5, 9]])
 
@@ -488,19 +488,19 @@ def test_inside_jit(plain, draft):
 
 
 @pytest.mark.slow
-def test_inside_jit_of_constants_and_lists(plain):
-    constant = jax.jit(lambda: generate(*plain, PROMPTS, length=4, temperature=0).tokens)()
-    lists = jax.jit(lambda rows: generate(*plain, rows, length=4, temperature=0).tokens)
+def test_inside_jit_of_constants_and_lists(float32_net):
+    constant = jax.jit(lambda: generate(*float32_net, PROMPTS, length=4, temperature=0).tokens)()
+    lists = jax.jit(lambda rows: generate(*float32_net, rows, length=4, temperature=0).tokens)
     np.testing.assert_array_equal(constant, lists([np.array(row) for row in PROMPTS]))
-    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, plain[1])
-    run = jax.jit(lambda params: generate(plain[0], params, [[1]], length=3, temperature=0))
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, float32_net[1])
+    run = jax.jit(lambda params: generate(float32_net[0], params, [[1]], length=3, temperature=0))
     assert run(broken).tokens.tolist() == [[-1, 0, 0]]
 
 
 @pytest.mark.slow
-def test_inside_vmap(plain):
+def test_inside_vmap(float32_net):
     """Each net of an ensemble writes what it writes alone."""
-    net, params = plain
+    net, params = float32_net
     several = [params, draw(seed=3)[1]]
     stack = jax.tree.map(lambda *leaves: np.stack(leaves), *several)
 
@@ -515,10 +515,10 @@ def test_inside_vmap(plain):
 
 
 @pytest.mark.slow
-def test_the_bar_counts_tokens(plain, monkeypatch, capsys):
+def test_the_bar_counts_tokens(float32_net, monkeypatch, capsys):
     monkeypatch.setattr("jaxnet.services.progress.in_notebook", lambda: True)
     monkeypatch.setattr("tqdm.auto.tqdm", __import__("tqdm").tqdm)
-    generate(*plain, PROMPTS, length=20, temperature=0)
+    generate(*float32_net, PROMPTS, length=20, temperature=0)
     assert "token/s" in capsys.readouterr().err
 
 
@@ -549,7 +549,7 @@ def test_inputs_before_the_tokens_are_the_same_at_each_step(x64, draft):
 
 
 @pytest.mark.parametrize("draft", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_an_encoder_runs_once_per_text(plain, draft):
+def test_an_encoder_runs_once_per_text(float32_net, draft):
     runs = []
 
     def encoder(x):
@@ -561,14 +561,16 @@ def test_an_encoder_runs_once_per_text(plain, draft):
 
     def forward(m, given):
         extra, tokens = given
-        return m._inline(plain[0], tokens) + m.whole(encoder, extra)[:, None]
+        return m._inline(float32_net[0], tokens) + m.whole(encoder, extra)[:, None]
 
     options = {"inputs": (np.eye(3, 13),), "temperature": 0}
     if draft:
-        options["draft"] = jn.compose(forward), plain[1]
+        options["draft"] = jn.compose(forward), float32_net[1]
     counts = []
     for length in (1, 40):
-        found = list(iterate(jn.compose(forward), plain[1], PROMPTS, length=length, **options))
+        found = list(
+            iterate(jn.compose(forward), float32_net[1], PROMPTS, length=length, **options)
+        )
         assert len(found) == length
         counts.append(len(runs))
         runs.clear()

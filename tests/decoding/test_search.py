@@ -132,7 +132,7 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
     table = np.full((4, 4), -np.inf)
     table[np.arange(4)[:, None], follow] = 0
 
-    def plain(s, token):
+    def next_log_probs(s, token):
         return (s, table[token])
 
     model = stateless(lambda tokens: jnp.asarray(table)[tokens])
@@ -140,7 +140,7 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
         run = partial(beam_search, *model, beams=beams, length=length, end=END)
         result = jax.device_get(jax.jit(run)(jnp.array([[0], [1]])))
         for i in range(2):
-            expected = plain_beam_search(plain, 0, i, beams, length, END, 1.0)
+            expected = plain_beam_search(next_log_probs, 0, i, beams, length, END, 1.0)
             assert any(len(words) < length for _, words in expected)
             compare([part[i] for part in result], expected)
 

@@ -80,14 +80,14 @@ def test_suppression_by_hand():
     found = np.array([[0, 0, 2, 3], [0, 1, 2, 4], [0, 3, 2, 6]], np.float32)
     scores = np.float32([0.9, 0.8, 0.7])
 
-    def kept(**options):
+    def survivors(**options):
         found_, valid = jax.device_get(KEPT(found, scores, max_outputs=3, **options))
         return found_[valid].tolist()
 
-    assert kept(iou=0.49) == [0, 2]
-    assert kept(iou=0.5) == [0, 1, 2]  # above iou, not equal to it
-    assert kept(iou=0.1, score=0.8) == [0]  # above the score, not equal to it
-    assert kept(iou=0.1, score=0.95) == []
+    assert survivors(iou=0.49) == [0, 2]
+    assert survivors(iou=0.5) == [0, 1, 2]  # above iou, not equal to it
+    assert survivors(iou=0.1, score=0.8) == [0]  # above the score, not equal to it
+    assert survivors(iou=0.1, score=0.95) == []
 
 
 def test_equal_scores_padding_and_boxes_without_area():

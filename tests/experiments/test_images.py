@@ -264,10 +264,10 @@ def test_the_losses_of_the_two_views_of_an_image_are_averaged():
 
 @pytest.mark.slow
 def test_dino_centers_and_sharpens_the_assignments_of_the_target(monkeypatch):
-    def plain(m, x):  # the images are their own views
+    def equal_views(m, x):  # the images are their own views
         return jnp.concatenate([x, x]), jnp.concatenate([x, x])
 
-    monkeypatch.setattr(self_supervised, "two_views", plain)
+    monkeypatch.setattr(self_supervised, "two_views", equal_views)
     objective = self_supervised.dino(Config())
     x = jax.random.uniform(jax.random.key(1), (6, 28, 28, 1))
     params, state = objective.init(jax.random.key(0), x)

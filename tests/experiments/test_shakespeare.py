@@ -27,7 +27,7 @@ def tiny(kind):
 
 
 @partial(jax.jit, static_argnums=0)
-def whole(model, params, x):
+def full_logits(model, params, x):
     """Logits of whole texts x (batch, time)."""
     return model.net.apply(params, {}, x)[0]
 
@@ -45,7 +45,7 @@ def test_a_limited_context_restarts_with_its_last_half():
     assert text.startswith("abc")
     ids = vocabulary.encode(text)
     for start in (0, 3, 6):  # contexts of 6, of which 3 are known
-        best = whole(model, params, ids[None, start : start + 6]).argmax(-1)[0]
+        best = full_logits(model, params, ids[None, start : start + 6]).argmax(-1)[0]
         np.testing.assert_array_equal(ids[start + 3 : start + 6], best[2:5])
 
 
@@ -54,7 +54,7 @@ def test_a_limited_context_restarts_with_its_last_half():
 @pytest.mark.parametrize("steps", [4, 39, 50])
 def test_bits_with_carried_state_are_those_of_the_whole_text(kind, steps):
     model, params = tiny(kind)
-    expected = nats(whole(model, params, TEXT[None, :-1]), TEXT[None, 1:]).mean() / np.log(2)
+    expected = nats(full_logits(model, params, TEXT[None, :-1]), TEXT[None, 1:]).mean() / np.log(2)
     np.testing.assert_allclose(bits(model, params, TEXT, steps=steps, streams=1), expected, 1e-5)
     parts = bits(model, params, TEXT, steps=4, streams=3)  # starts three times from zeros
     assert 0 < abs(parts - expected) < 1
@@ -67,7 +67,7 @@ def test_bits_of_a_limited_context_by_hand():
     for target in range(1, len(TEXT)):
         # Windows of 6 begin at 0, 3, ..., 33; a target is in the first that reaches it.
         start = min(max(0, -(-(target - 6) // 3) * 3), len(TEXT) - 1 - 6)
-        logits = whole(model, params, TEXT[None, start : start + 6])[0, target - 1 - start]
+        logits = full_logits(model, params, TEXT[None, start : start + 6])[0, target - 1 - start]
         sums += float(nats(logits, TEXT[target]))
     found = bits(model, params, TEXT, steps=6, streams=4)
     np.testing.assert_allclose(found, sums / np.log(2) / (len(TEXT) - 1), 1e-5)
@@ -87,7 +87,7 @@ def test_training_continues_where_the_last_window_stopped():
         (values, _), state = apply(params, state, batch)
         losses.append(float(values.mean()))
     streams = np.stack([TEXT[i : i + 14] for i in (0, 13, 26)])
-    expected = nats(whole(model, params, streams[:, :-1]), streams[:, 1:])
+    expected = nats(full_logits(model, params, streams[:, :-1]), streams[:, 1:])
     np.testing.assert_allclose(losses, [expected[:, :7].mean(), expected[:, 7:].mean()], 1e-5)
 
 

@@ -205,19 +205,19 @@ def cpu(monkeypatch):
 
 
 @pytest.fixture
-def found(monkeypatch):
+def fake_machine(monkeypatch):
     """Tells which commands and files a machine has."""
     module = importlib.import_module("jaxnet.inspect.machine")
 
-    def found(command, file):
+    def fake_machine(command, file):
         monkeypatch.setattr(module, "which", lambda name: name == command)
         monkeypatch.setattr(module, "glob", lambda name: [file] if name[:8] == file[:8] else [])
 
-    return found
+    return fake_machine
 
 
-def test_versions_cores_and_memory(cpu, found):
-    found("", "")
+def test_versions_cores_and_memory(cpu, fake_machine):
+    fake_machine("", "")
     assert jn.inspect.machine() == cpu
 
 
@@ -226,8 +226,8 @@ def test_versions_cores_and_memory(cpu, found):
     ("", "/dev/accel0", 'TPU: run pip install "jax[tpu]==VERSION" and restart'),
     ("", "/dev/vfio/0", 'TPU: run pip install "jax[tpu]==VERSION" and restart'),
 ])  # fmt: skip
-def test_a_device_that_jax_does_not_use(command, file, words, cpu, found):
-    found(command, file)
+def test_a_device_that_jax_does_not_use(command, file, words, cpu, fake_machine):
+    fake_machine(command, file)
     words = words.replace("VERSION", jax.__version__)
     assert jn.inspect.machine() == f"{cpu}; JAX does not use the {words}"
     jax.config.update("jax_platforms", "cpu")  # as it was told

@@ -81,13 +81,13 @@ def test_totals_are_those_of_the_trees(row: Row):
     above = {"/".join(r.path.split("/")[:-1]) for r in summary.rows if r.path}
     if len(summary.rows) > 1:
         leaves = [r for r in summary.rows if r.path and r.path not in above]
-        assert sum(r.params for r in leaves) + own(params, above) == count(params)
-        assert sum(r.state for r in leaves) + own(state, above) == count(state)
+        assert sum(r.params for r in leaves) + count_direct_entries(params, above) == count(params)
+        assert sum(r.state for r in leaves) + count_direct_entries(state, above) == count(state)
     y, _ = jax.eval_shape(layer.apply, params, state, row.x)
     assert y == summary.rows[0].output
 
 
-def own(tree, composed):
+def count_direct_entries(tree, composed):
     """The number of entries that belong to composed layers themselves."""
     total = 0
     for path in composed:

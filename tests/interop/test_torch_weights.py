@@ -61,7 +61,7 @@ def agree(net, theirs, shape, *, names=None, maps=True, ids=None, atol=1e-4):
     return params, state, theirs, x
 
 
-class Made(nn.Module):
+class ModuleOfParts(nn.Module):
     """A module of parts by name, in the order of PyTorch's declarations, and their forward."""
 
     def __init__(self, forward, **parts):
@@ -78,7 +78,7 @@ def with_output(kind, **options):
     """A recurrent module, and a linear layer on its steps."""
     out = nn.Linear(8 if options.get("bidirectional") else 4, 5)
     rnn = kind(3, 4, batch_first=True, **options)
-    return Made(lambda self, x: self.out(self.rnn(x)[0]), rnn=rnn, out=out)
+    return ModuleOfParts(lambda self, x: self.out(self.rnn(x)[0]), rnn=rnn, out=out)
 
 
 BOTH_WAYS = jn.bidirectional(jn.lstm(4))
@@ -121,7 +121,7 @@ def test_cells(cell, ours):
         x = m(jn.flatten(), m(jn.conv(2, 2, padding="VALID"), x))
         return m(ours, (None, x))[1]
 
-    theirs = Made(step, conv=nn.Conv2d(3, 2, 2), cell=cell(24, 4))
+    theirs = ModuleOfParts(step, conv=nn.Conv2d(3, 2, 2), cell=cell(24, 4))
     agree(jn.compose(forward), theirs, (2, 5, 4, 3))
 
 
@@ -151,7 +151,7 @@ def attention(**options):
     def run(self, x):
         return self.out((x + self.mha(x, x, x)[0]).flatten(1))
 
-    return Made(run, mha=mha, out=nn.Linear(40, 3))
+    return ModuleOfParts(run, mha=mha, out=nn.Linear(40, 3))
 
 
 @pytest.mark.fast_cases("True")
@@ -179,7 +179,7 @@ def test_attention_to_a_memory_of_another_width():
     def forward(m, x):
         return m(jn.multi_head_attention(2), x, memory=m(jn.dense(6), x))
 
-    theirs = Made(run, proj=nn.Linear(8, 6), mha=mha)
+    theirs = ModuleOfParts(run, proj=nn.Linear(8, 6), mha=mha)
     params, *_ = agree(jn.compose(forward), theirs, (2, 5, 8), maps=False)
     assert params["multi_head_attention"]["key"]["kernel"].shape == (6, 2, 4)
 
@@ -212,7 +212,7 @@ def tied():
     def run(self, x):
         return self.head(self.rnn(self.words(x))[0])
 
-    return Made(run, words=words, head=head, rnn=nn.LSTM(4, 4, batch_first=True))
+    return ModuleOfParts(run, words=words, head=head, rnn=nn.LSTM(4, 4, batch_first=True))
 
 
 @pytest.mark.slow
@@ -299,7 +299,7 @@ def test_pixels_in_a_row_are_not_flattened_unseen():
 
     def tokens(width):
         parts = {"mix": nn.Linear(4, 4), "out": nn.Linear(width, 5)}
-        return Made(run, conv=nn.Conv2d(3, 4, 2), **parts)
+        return ModuleOfParts(run, conv=nn.Conv2d(3, 4, 2), **parts)
 
     def net(end):
         def forward(m, x):
@@ -327,7 +327,7 @@ def test_columns_of_an_image_as_features_of_a_sequence():
         y = self.rnn(self.conv(x).permute(0, 3, 1, 2).flatten(2))[0]
         return y.transpose(1, 2)  # channels first, as `agree` expects
 
-    theirs = Made(run, conv=nn.Conv2d(3, 4, 1), rnn=nn.LSTM(12, 5, batch_first=True))
+    theirs = ModuleOfParts(run, conv=nn.Conv2d(3, 4, 1), rnn=nn.LSTM(12, 5, batch_first=True))
     with pytest.raises(ValueError, match="/lstm: the order of its input's features"):
         ours = net(lambda x: x.transpose(0, 2, 1, 3))
         from_torch(ours, theirs.state_dict(), jn.spec((2, 3, 6, 3)))
@@ -361,7 +361,7 @@ def test_layer_norm_leaves_the_order_unknown():
         return self.out(self.norm(self.conv(x).mT).mT.flatten(1))
 
     parts = {"conv": nn.Conv1d(4, 4, 1), "norm": nn.LayerNorm(4), "out": nn.Linear(20, 3)}
-    agree(jn.compose(written), Made(run, **parts), (2, 5, 4))
+    agree(jn.compose(written), ModuleOfParts(run, **parts), (2, 5, 4))
 
 
 KINDS_IN_A_ROW = {
@@ -488,7 +488,7 @@ def test_a_flatten_of_the_input_and_two_of_one_size():
         conv = m(jn.conv(6, (3, 1), padding="VALID"), x)
         return a * m(jn.dense(3, name="b"), m(jn.flatten(), conv))
 
-    agree(jn.compose(forward), Made(run, **parts), (2, 3, 6, 2))
+    agree(jn.compose(forward), ModuleOfParts(run, **parts), (2, 3, 6, 2))
 
 
 def test_functions_between_the_layers_keep_the_order():
@@ -513,7 +513,7 @@ def test_functions_between_the_layers_keep_the_order():
 
     parts = {"conv": nn.Conv2d(3, 4, 3, padding=1), "wide": nn.Linear(4, 4)}
     parts |= {"norm": nn.BatchNorm1d(120), "a": nn.Linear(120, 7), "b": nn.Linear(7, 7)}
-    agree(jn.compose(forward), Made(run, **parts), (2, 5, 6, 3))
+    agree(jn.compose(forward), ModuleOfParts(run, **parts), (2, 5, 6, 3))
 
 
 def test_an_embedding_flattens_as_in_torch():
@@ -574,7 +574,7 @@ def test_a_shared_layer():
 
     shared = jn.dense(4)
     net = jn.compose(lambda m, x: m(shared, m(shared, x).mean((1, 2))))
-    agree(net, Made(run, a=nn.Linear(4, 4)), (2, 5, 6, 4))
+    agree(net, ModuleOfParts(run, a=nn.Linear(4, 4)), (2, 5, 6, 4))
     two = jn.serial(jn.flatten(), shared := jn.dense(12), shared)
     with pytest.raises(ValueError, match="serial/dense: the order"):
         from_torch(two, nn.Linear(12, 12).state_dict(), jn.spec((2, 2, 3, 2)))

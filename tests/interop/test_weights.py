@@ -44,7 +44,7 @@ def test_other_types(weights):
     read_weights("here", weights)
 
 
-class Made(Mapping):
+class LazyArrays(Mapping):
     """A mapping that makes each array when it is asked for, and keeps none."""
 
     def __init__(self, make):
@@ -66,18 +66,18 @@ MADE = {f"{i}.weight": partial(np.full, (SIZE, SIZE), float(i), np.float32) for 
 
 def test_arrays_that_are_made_when_asked_for_are_told_apart():
     """The memory of one that is freed is given to the next; it is not a shared weight."""
-    arrays = read_weights("from_torch", Made(MADE))
+    arrays = read_weights("from_torch", LazyArrays(MADE))
     assert [a[0, 0] for a in arrays.values()] == list(range(12))
     net = jn.serial(*[jn.dense(SIZE, use_bias=False) for _ in range(12)])
-    params, _ = jn.interop.torch.from_torch(net, Made(MADE), jn.spec((1, SIZE)))
+    params, _ = jn.interop.torch.from_torch(net, LazyArrays(MADE), jn.spec((1, SIZE)))
     kernels = [params["dense"], *(params[f"dense_{i}"] for i in range(1, 12))]
     assert [float(one["kernel"][0, 0]) for one in kernels] == list(range(12))
     table = {"dense_{i}/kernel": "{i}.weight", "dense/kernel": "0.weight"}
-    params, _ = jn.interop.by_names(net, Made(MADE), jn.spec((1, SIZE)), table)
+    params, _ = jn.interop.by_names(net, LazyArrays(MADE), jn.spec((1, SIZE)), table)
     assert float(params["dense_7"]["kernel"][0, 0]) == 7
 
 
-class Refilled(Made):
+class Refilled(LazyArrays):
     """It reads each array into one buffer, as a reader of large files may."""
 
     buffer = np.empty((SIZE, SIZE), np.float32)

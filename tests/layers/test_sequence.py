@@ -191,7 +191,7 @@ def test_lengths_of_eight_bits_reach_beyond_255_steps():
     np.testing.assert_array_equal(small[0], y[0])
 
 
-def given(layer, **x):
+def init_with_entries(layer, **x):
     return layer.init(jax.random.key(0), x)
 
 
@@ -203,12 +203,13 @@ BOTH = jn.bidirectional(jn.gru(4))
 
 test_refusals = refuses([
     (lambda: jn.layers.stack_rnn(), "stack_rnn: needs at least one layer"),
-    (lambda: given(TWO, x=WHOLE, initial=(CARRY,)),
+    (lambda: init_with_entries(TWO, x=WHOLE, initial=(CARRY,)),
      "'initial' must be a tuple of 2 carries.* got 1 entries"),
-    (lambda: given(TWO, x=WHOLE, initial=CARRY), "'initial' must be a tuple of 2 carries"),
-    (lambda: given(BOTH, x=WHOLE, initial=CARRY),
+    (lambda: init_with_entries(TWO, x=WHOLE, initial=CARRY),
+     "'initial' must be a tuple of 2 carries"),
+    (lambda: init_with_entries(BOTH, x=WHOLE, initial=CARRY),
      "'initial' must be {'forward': carry, 'backward': carry}"),
-    (lambda: given(BOTH, x=WHOLE, final=CARRY),
+    (lambda: init_with_entries(BOTH, x=WHOLE, final=CARRY),
      "a dict needs 'x'.*got the entries .*'final'.*jn.layers.stack_rnn"),
     (lambda: jn.layers.time_distributed(lambda x: x[:, 0]).apply({}, {}, jnp.ones((3, 5, 2))),
      r"keeps the axes \(batch, time\) = \(3, 5\), got \(3, 2\)"),

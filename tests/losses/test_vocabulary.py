@@ -15,7 +15,7 @@ LABELS = jnp.asarray(RNG.integers(0, 50, (3, 7)))
 KERNEL, BIAS = (jnp.asarray(RNG.normal(size=size), jnp.float32) for size in ((8, 50), 50))
 
 
-def whole(x, kernel, labels, bias=None, softcap=None, transposed=False, **options):
+def full_cross_entropy(x, kernel, labels, bias=None, softcap=None, transposed=False, **options):
     logits = x @ (kernel.T if transposed else kernel) + (0 if bias is None else bias)
     logits = logits if softcap is None else softcap * jnp.tanh(logits / softcap)
     return cross_entropy(logits, labels, **options)
@@ -47,7 +47,7 @@ def test_equals_the_loss_of_all_logits(chunk, options):
         return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(X, kernel, BIAS)
 
     found = slopes(lambda *a, **k: linear_cross_entropy(*a, chunk=chunk, **k))
-    close(found, slopes(whole))
+    close(found, slopes(full_cross_entropy))
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_memory_is_that_of_a_chunk():
         slopes = jax.grad(lambda x, w, y: loss(x, w, y).sum(), (0, 1))
         return temporary(slopes, x, jn.spec((32, 8000)), labels)
 
-    assert held(lambda *a: linear_cross_entropy(*a, chunk=128)) < held(whole) / 6
+    assert held(lambda *a: linear_cross_entropy(*a, chunk=128)) < held(full_cross_entropy) / 6
 
 
 @pytest.mark.slow

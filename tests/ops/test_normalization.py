@@ -13,7 +13,7 @@ from jaxnet.ops.normalization import normalized, standardized
 from tests.helpers import close, compiled, near
 
 
-def plain(x, scale, bias, epsilon):
+def reference_normalization(x, scale, bias, epsilon):
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axes)
     var = jnp.square(x - mean).mean(axes)
@@ -44,7 +44,9 @@ def test_all_derivatives_are_those_of_the_formulas(x64):
         first = jax.grad(loss, all_three)(*operands()), jax.jacfwd(loss, all_three)(*operands())
         return first, jax.hessian(loss, all_three)(*small)
 
-    found, wanted = jax.jit(lambda: [derivatives(f) for f in (normalized, plain)])()
+    found, wanted = jax.jit(
+        lambda: [derivatives(f) for f in (normalized, reference_normalization)]
+    )()
     close(found, wanted, 1e-7, 1e-9)
 
 
@@ -91,7 +93,7 @@ def sums(function, *given) -> int:
 
 def test_the_gradient_takes_two_sums():
     """And the forward pass two, for mean and variance."""
-    assert sums(normalized, *operands()) == 4 < sums(plain, *operands())
+    assert sums(normalized, *operands()) == 4 < sums(reference_normalization, *operands())
 
 
 def test_gradients_do_not_depend_on_where_the_data_lie():

@@ -31,7 +31,7 @@ def arguments(cell, lengths=None, seed=1):
     return (pre, 0.5 * kernel, biases, {"c": c, "h": h} if cell.memory else h), mask
 
 
-def plain(cell, pre, kernel, biases, carry, mask):
+def scan_over_cell(cell, pre, kernel, biases, carry, mask):
     """The cell in an ordinary scan, whose derivatives JAX finds by itself."""
 
     def body(carry, now):
@@ -85,7 +85,7 @@ def test_every_derivative_is_that_of_a_plain_loop(kind, lengths, x64):
 
         return run_all(at)
 
-    close(derivatives(unroll), derivatives(plain), 1e-10)
+    close(derivatives(unroll), derivatives(scan_over_cell), 1e-10)
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_gradients_under_other_transformations(x64):
         h, _ = run(LSTM, pre, kernel, biases, carry, mask)
         return (jnp.sin(h) * random(*h.shape)).sum()
 
-    slope, by_jax = jax.grad(loss), jax.jit(jax.grad(lambda k: loss(k, plain)))
+    slope, by_jax = jax.grad(loss), jax.jit(jax.grad(lambda k: loss(k, scan_over_cell)))
     wanted = jnp.stack([by_jax(kernel) for kernel in kernels])
     close(jnp.stack([jax.jit(slope)(kernel) for kernel in kernels]), wanted, 1e-10)
     close(jax.jit(jax.vmap(slope))(kernels), wanted, 1e-10)

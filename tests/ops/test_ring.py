@@ -68,7 +68,7 @@ def test_values_and_gradients_on_four_members_of_vmap():
     here = [parts(jnp.asarray(edge)) for edge in ranges[:2]]
     how = "time", Scoring()
 
-    def whole(q, k, v):
+    def full_attention(q, k, v):
         return jnp.sin(blockwise_attention(q, k, v, ranges)[0]).sum()
 
     def part(q, k, v, first, last):
@@ -76,7 +76,7 @@ def test_values_and_gradients_on_four_members_of_vmap():
 
     ring = jax.vmap(jax.value_and_grad(part, (0, 1, 2)), axis_name="time")
     totals, gradients = jax.jit(ring)(parts(q), parts(k), parts(v), *here)
-    total, wanted = jax.jit(jax.value_and_grad(whole, (0, 1, 2)))(q, k, v)
+    total, wanted = jax.jit(jax.value_and_grad(full_attention, (0, 1, 2)))(q, k, v)
     close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
     close(totals.sum(), total)
     jax.tree.map(close, gradients, tuple(map(parts, wanted)))

@@ -10,12 +10,12 @@ import jaxnet as jn
 from jaxnet.interop.lax import OURS, evaluate
 from jaxnet.services.jax_versions import enable_x64
 from tests.helpers import near, traced
-from tests.rewriting.test_bodies import PROGRAMS, conv, given, max_pool
+from tests.rewriting.test_bodies import PROGRAMS, conv, kernel_and_x, max_pool
 
 
 @pytest.mark.slow
 def test_other_derivatives():
-    kernel, x = given()
+    kernel, x = kernel_and_x()
 
     def f(scale):
         return jnp.sin(max_pool(jax.nn.relu(conv(x, scale * kernel)))).sum()
@@ -49,7 +49,7 @@ def test_a_function_without_kernels_stays_as_it_was():
 @pytest.mark.parametrize("dtype", ["float64", "int32", "complex64"])
 def test_other_dtypes_stay(dtype):
     with enable_x64(True):
-        kernel, x = (jnp.asarray(a, dtype) for a in given())
+        kernel, x = (jnp.asarray(a, dtype) for a in kernel_and_x())
         assert traced(jn.accelerate(conv), x, kernel) == traced(conv, x, kernel)
 
 
@@ -57,7 +57,7 @@ def test_other_dtypes_stay(dtype):
 def test_a_default_backend_that_is_no_cpu_gets_the_function_itself(monkeypatch, platform):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     for f in (PROGRAMS["first"], PROGRAMS["in_scan"]):
-        assert traced(jn.accelerate(f), *given()) == traced(f, *given())
+        assert traced(jn.accelerate(f), *kernel_and_x()) == traced(f, *kernel_and_x())
 
 
 @pytest.mark.fast_cases("nested_jit", "in_scan")
@@ -66,20 +66,20 @@ def test_lowered_for_accelerators(name):
     """The convolutions are as many as before, and the values those of the function."""
 
     def convolutions(f, platform):
-        exported = jax.export.export(jax.jit(f), platforms=[platform])(*given())
+        exported = jax.export.export(jax.jit(f), platforms=[platform])(*kernel_and_x())
         return exported.mlir_module().count("stablehlo.convolution")
 
     plain = jax.value_and_grad(PROGRAMS[name], (0, 1))
     fast = jax.value_and_grad(jn.accelerate(PROGRAMS[name]), (0, 1))
     for platform in ("cuda", "tpu"):
         assert convolutions(fast, platform) == convolutions(plain, platform) > 0
-    program, results = jax.make_jaxpr(fast, return_shape=True)(*given())
-    found = evaluate(program, given(), OURS)  # by JAX's own operations, as on an accelerator
-    near(jax.tree.unflatten(jax.tree.structure(results), found), plain(*given()), 1e-5)
+    program, results = jax.make_jaxpr(fast, return_shape=True)(*kernel_and_x())
+    found = evaluate(program, kernel_and_x(), OURS)  # by JAX's own operations, as on an accelerator
+    near(jax.tree.unflatten(jax.tree.structure(results), found), plain(*kernel_and_x()), 1e-5)
 
 
 def test_flags_and_other_leaves_reach_the_function_unchanged():
-    kernel, x = given()
+    kernel, x = kernel_and_x()
 
     def f(params, x, train, *, activation, name="net"):
         assert train is True and params["name"] == "conv"

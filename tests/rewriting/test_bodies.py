@@ -221,7 +221,7 @@ PROGRAMS |= {
 }
 
 
-def given(features=5):
+def kernel_and_x(features=5):
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(3, 3, features, features)) / 5
     x = rng.normal(size=(2, 6, 6, features))
@@ -232,9 +232,9 @@ def given(features=5):
 def test_values(name):
     f = PROGRAMS[name]
     fast = jn.accelerate(f)
-    names = {one.primitive.name for one in equations(jax.make_jaxpr(fast)(*given()).jaxpr)}
+    names = {one.primitive.name for one in equations(jax.make_jaxpr(fast)(*kernel_and_x()).jaxpr)}
     assert not names & {"conv_general_dilated", "reduce_window_max"}
-    near(jax.jit(fast)(*given()), jax.jit(f)(*given()), 1e-5)
+    near(jax.jit(fast)(*kernel_and_x()), jax.jit(f)(*kernel_and_x()), 1e-5)
 
 
 @pytest.mark.fast_cases(
@@ -243,15 +243,15 @@ def test_values(name):
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "in_while"])
 def test_gradients(name):
     f = PROGRAMS[name]
-    expected = jax.jit(jax.grad(f, (0, 1)))(*given())
-    inside = jax.jit(jax.grad(jn.accelerate(f), (0, 1)))(*given())
-    around = jax.jit(jn.accelerate(jax.grad(f, (0, 1))))(*given())
+    expected = jax.jit(jax.grad(f, (0, 1)))(*kernel_and_x())
+    inside = jax.jit(jax.grad(jn.accelerate(f), (0, 1)))(*kernel_and_x())
+    around = jax.jit(jn.accelerate(jax.grad(f, (0, 1))))(*kernel_and_x())
     near(inside, expected, 1e-5)
     near(around, expected, 1e-5)
 
 
 def test_inside_loops_and_remat():
-    kernel, x = given()
+    kernel, x = kernel_and_x()
     fast = jn.accelerate(lambda x: conv(x, kernel))
 
     def loss(x, step):
@@ -262,7 +262,7 @@ def test_inside_loops_and_remat():
 
 
 def test_inside_shard_map():
-    kernel, x = given()
+    kernel, x = kernel_and_x()
     mesh = jax.make_mesh((1,), ("data",), axis_types=AUTO, devices=jax.devices()[:1])
     spec = PartitionSpec("data")
 
@@ -281,7 +281,7 @@ def test_inside_shard_map():
 @pytest.mark.fast_cases("axes2", "axes1")
 @pytest.mark.parametrize("axes", [(None, 0), (0, None), (0, 0)])
 def test_inside_vmap(axes):
-    kernel, x = given()
+    kernel, x = kernel_and_x()
     of_kernel, of_x = axes
     if of_kernel is not None:
         kernel = jnp.stack([kernel, 2 * kernel])
@@ -299,14 +299,14 @@ def test_relu_keeps_its_slope_at_zero():
 
 
 def test_a_function_keeps_its_own_gradient():
-    kernel, x = given()
+    kernel, x = kernel_and_x()
     gradient = jax.grad(jn.accelerate(lambda x: doubled(x, kernel).sum()))(x)
     near(gradient, 2 * jax.grad(lambda x: conv(x, kernel).sum())(x), 1e-5)
 
 
 def test_remat_keeps_what_its_policy_says():
     """A convolution is a product for the policies of JAX, also as our primitive."""
-    kernel, x = given()
+    kernel, x = kernel_and_x()
 
     def layers(x):
         x = jnp.sin(conv(x, kernel))

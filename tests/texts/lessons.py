@@ -201,7 +201,7 @@ def numbers(text: str) -> list[tuple[str, float, int]]:
 
 
 @cache
-def known(text: Text) -> set[float]:
+def numbers_of(text: Text) -> set[float]:
     """The numbers that a lesson prints, displays or has in its code."""
     outputs = [output for cell in text.cells("code") for output in cell["outputs"]]
     shown = ["".join(out.get("text") or out["data"]["text/plain"]) for out in outputs]
@@ -238,7 +238,9 @@ def saying(prose: str) -> Text:
 def numbers_in_prose_have_a_source(text):
     """Solutions are left out: no cell of the lesson runs them."""
     number = text.path.name[:2]
-    own = known(text).union(*(known(t) for t in lessons() if t.path.name[:2] == CITED.get(number)))
+    own = numbers_of(text).union(
+        *(numbers_of(t) for t in lessons() if t.path.name[:2] == CITED.get(number))
+    )
     missing = unknown("\n\n".join(text.sources("markdown")[:-1]), own)
     listed = f"{ELSEWHERE.get(number, '')} {MEASURED.get(number, ('', ''))[1]}".split()
     return different((sorted(missing), sorted(listed)))

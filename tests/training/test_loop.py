@@ -264,12 +264,12 @@ def test_a_loader_may_have_an_epoch_of_its_own(states):
     """Its iterators need not have a state, and are not asked for one between passes."""
     x, y = np.ones((16, 3), np.float32), np.zeros((16, 1), np.float32)
 
-    class Plain:
+    class WithoutState:
         def __init__(self, epoch):
             self.epoch, self.place = epoch, 0
 
         def __iter__(self):
-            return Plain(self.epoch)
+            return WithoutState(self.epoch)
 
         def __next__(self):
             if self.place == 16:
@@ -278,7 +278,7 @@ def test_a_loader_may_have_an_epoch_of_its_own(states):
             self.place += 8
             return x[rows], y[rows]
 
-    class WithState(Plain):
+    class WithState(WithoutState):
         def __iter__(self):
             self.epoch += 1
             return WithState(self.epoch)
@@ -290,7 +290,7 @@ def test_a_loader_may_have_an_epoch_of_its_own(states):
             return {"place": self.place}
 
     trainer, start = started(jn.dense(1), (x, y), optax.squared_error)
-    batches = WithState(0) if states else Plain(0)
+    batches = WithState(0) if states else WithoutState(0)
     epochs = list(jn.fit(trainer, start, batches, epochs=2, progress=False))
     assert [epoch.position.loader for epoch in epochs] == [None, None]
 

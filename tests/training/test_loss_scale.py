@@ -20,7 +20,7 @@ FIRST = jn.dense(4, use_bias=False)
 HALF = jn.cast(jn.serial(FIRST, jn.batch_norm(), jax.nn.relu, jn.dense(1)), jnp.float16)
 
 
-def made(net=HALF, optimizer=None, **options):
+def started_in_float16(net=HALF, optimizer=None, **options):
     optimizer = optax.chain(optax.adam(0.01), jn.ema(0.9)) if optimizer is None else optimizer
     return started(net, DATA, optax.squared_error, optimizer, **options)
 
@@ -52,7 +52,7 @@ def same(a, b):
     (jn.compose(lambda m, x: m(jn.dense(1), x.astype(jnp.float16)), name="own"), True),
 ], ids=["float32", "bfloat16", "float16", "inside loops", "own layer"])  # fmt: skip
 def test_the_loss_is_scaled_if_something_is_computed_in_float16(net, scaled):
-    trainer, start = made(net, optax.sgd(0.1))
+    trainer, start = started_in_float16(net, optax.sgd(0.1))
     assert isinstance(start.opt_state, LossScale) == scaled
     text = jax.jit(trainer.step).lower(start, DATA).as_text()
     assert ("65536" in text or "is_finite" in text) == scaled
@@ -78,7 +78,7 @@ def test_a_metric_in_float16_does_not_scale_the_loss(compiled):
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_step_that_overflows_changes_the_scale_alone(accumulate):
-    trainer, start = made(accumulate=accumulate)
+    trainer, start = started_in_float16(accumulate=accumulate)
     start = start._replace(opt_state=start.opt_state._replace(loss_scale=jnp.float32(64)))
     fine, _ = trainer.step(jax.tree.map(jnp.copy, start), DATA)
     before = jax.device_get(fine)
@@ -100,7 +100,7 @@ def test_a_step_that_overflows_changes_the_scale_alone(accumulate):
 @pytest.mark.parametrize(("scale", "arrives"), [(1, False), (2.0**16, True), (None, True)])
 def test_gradients_below_the_range_of_float16_arrive(scale, arrives):
     net = jn.cast(jn.serial(jn.dense(1), lambda y: y * 1e-6), jnp.float16)
-    trainer, start = made(net, optax.sgd(1.0), loss_scale=scale)
+    trainer, start = started_in_float16(net, optax.sgd(1.0), loss_scale=scale)
     batch = X, np.full((24, 1), 1e-3, np.float32)
     start = start._replace(params=jax.tree.map(jnp.zeros_like, start.params))
     after, _ = trainer.step(start, batch)
@@ -110,7 +110,7 @@ def test_gradients_below_the_range_of_float16_arrive(scale, arrives):
 
 def test_the_scale_doubles_after_a_period_and_stays_in_its_range(monkeypatch):
     monkeypatch.setattr(loss_scale, "PERIOD", 3)
-    trainer, state = made(jn.cast(jn.dense(1), jnp.float16), optax.sgd(0.0))
+    trainer, state = started_in_float16(jn.cast(jn.dense(1), jnp.float16), optax.sgd(0.0))
     zeros = np.zeros_like(X), np.zeros((24, 1), np.float32)
     seen = []
     for _ in range(30):
@@ -124,8 +124,8 @@ def test_the_scale_doubles_after_a_period_and_stays_in_its_range(monkeypatch):
 
 
 def test_a_number_is_a_constant_scale_and_skips_as_well():
-    exact, start = made(jn.dense(1), optax.sgd(0.1))
-    trainer, state = made(jn.dense(1), optax.sgd(0.1), loss_scale=1024)
+    exact, start = started_in_float16(jn.dense(1), optax.sgd(0.1))
+    trainer, state = started_in_float16(jn.dense(1), optax.sgd(0.1), loss_scale=1024)
     wanted, _ = exact.step(start, DATA)
     state, metrics = trainer.step(state, DATA)
     close(wanted.params, state.params, 1e-6, 0)
@@ -134,7 +134,7 @@ def test_a_number_is_a_constant_scale_and_skips_as_well():
     assert same(before, state.params)
     assert counts(state) == (1024, -1, 1)
     with pytest.raises(ValueError, match=r"trainer: loss_scale must be in \(0, inf\), got 0"):
-        made(loss_scale=0)
+        started_in_float16(loss_scale=0)
 
 
 def epochs(trainer, start, rows=(5,), **options):
@@ -145,7 +145,7 @@ def epochs(trainer, start, rows=(5,), **options):
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_survives_an_overflow_in_each_epoch_and_resumes_to_the_bit(tmp_path, accumulate):
-    trainer, start = made(accumulate=accumulate)
+    trainer, start = started_in_float16(accumulate=accumulate)
     found = epochs(trainer, start, every=3, epochs=None, steps=12)
     end = found[-1].train_state
     assert sum(epoch.skipped for epoch in found) == end.opt_state.skipped == 3
@@ -166,7 +166,7 @@ def test_a_run_survives_an_overflow_in_each_epoch_and_resumes_to_the_bit(tmp_pat
 
 @pytest.mark.slow
 def test_an_epoch_of_float32_has_no_skipped_steps():
-    [epoch] = epochs(*made(jn.dense(1)), epochs=1)
+    [epoch] = epochs(*started_in_float16(jn.dense(1)), epochs=1)
     assert epoch.skipped is None
     assert "skipped" not in epoch.scalars()
 
@@ -189,8 +189,8 @@ def test_runs_of_a_sweep_have_scales_of_their_own():
 
 
 SHARDED = """
-from tests.training.test_loss_scale import counts, made, planted
-trainer, start = made()
+from tests.training.test_loss_scale import counts, planted, started_in_float16
+trainer, start = started_in_float16()
 mesh = jax.make_mesh((2,), ("data",))
 put = jn.distributed.put(start, mesh), jn.distributed.put(planted(), mesh, P("data"))
 options = dict(epochs=1, batch_size=6, shuffle=False, progress=False)
@@ -211,11 +211,11 @@ def test_a_sharded_run_skips_on_all_devices(on_devices):
 @pytest.mark.slow
 def test_many_overflows_in_a_row_warn_by_path():
     net = jn.cast(jn.serial(jn.dense(2), jn.dense(1)), jnp.float16)
-    trainer, start = made(net, optax.sgd(0.1))
+    trainer, start = started_in_float16(net, optax.sgd(0.1))
     told = r"the last 12 steps changed nothing.*: dense/bias, dense/kernel, .*The loss scale is 16,"
     with pytest.warns(UserWarning, match=told):
         epochs(trainer, start, range(24))
-    trainer, state = made(jn.cast(jn.dense(1), jnp.float16), optax.sgd(0.1))
+    trainer, state = started_in_float16(jn.cast(jn.dense(1), jnp.float16), optax.sgd(0.1))
     words = r"changed nothing.*: bias, kernel. .*float16 ends at 65,504"
     with pytest.warns(UserWarning, match=words):
         for _ in range(15):

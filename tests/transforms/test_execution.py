@@ -220,7 +220,7 @@ MAP = jnp.asarray(np.random.default_rng(0).normal(1, 1, (64, 16, 16, 8)), jnp.fl
 IDS = np.minimum(np.random.default_rng(0).zipf(1.3, 16384), 500) - 1  # the first row 5,000 times
 
 
-def own(forward: Callable) -> jn.Layer:
+def composed(forward: Callable) -> jn.Layer:
     return jn.compose(forward, name="own")
 
 
@@ -260,18 +260,18 @@ def pair(init, apply):
     return jn.stateless(lambda key, x: init(x), apply, "pair")
 
 
-GAIN = own(lambda m, x: ones(m, x) * x)
-SHIFT = own(lambda m, x: x + m.param("shift", jn.initializers.zeros, (x.shape[-1],)))
+GAIN = composed(lambda m, x: ones(m, x) * x)
+SHIFT = composed(lambda m, x: x + m.param("shift", jn.initializers.zeros, (x.shape[-1],)))
 LAYERS: dict[str, tuple[Callable[[], jn.Layer], Any]] = {
-    "block": (lambda: own(normalized), MAP),
+    "block": (lambda: composed(normalized), MAP),
     "gain": (lambda: GAIN, MAP),
     "shift": (lambda: SHIFT, MAP),
-    "prelu": (lambda: own(lambda m, x: jnp.where(
+    "prelu": (lambda: composed(lambda m, x: jnp.where(
         x > 0, x, m.param("slope", jn.initializers.constant(0.25), ()) * x)), MAP),
-    "by-hand": (lambda: own(by_hand), MAP),
-    "before-a-child": (lambda: own(lambda m, x: m(jn.dense(4), ones(m, x) * x)), MAP),
-    "state": (lambda: jn.serial(own(running), jn.dense(4)), MAP),
-    "table": (lambda: own(table), IDS),
+    "by-hand": (lambda: composed(by_hand), MAP),
+    "before-a-child": (lambda: composed(lambda m, x: m(jn.dense(4), ones(m, x) * x)), MAP),
+    "state": (lambda: jn.serial(composed(running), jn.dense(4)), MAP),
+    "table": (lambda: composed(table), IDS),
     "stateless": (lambda: pair(
         lambda x: {"bias": jnp.zeros(x.shape[-1])}, lambda params, x: x + params["bias"]), MAP),
     "pair-table": (lambda: pair(
@@ -334,12 +334,12 @@ def test_only_what_is_multiplied_is_narrow():
         m(lambda x: seen.setdefault("child", x.dtype) and x, wide)
         return wide
 
-    net = jn.serial(own(forward), lambda x: seen.setdefault("after", x.dtype) and x)
+    net = jn.serial(composed(forward), lambda x: seen.setdefault("after", x.dtype) and x)
     params, state = net.init(KEY, MAP[:1])
     seen.clear()
     y, _ = jn.cast(net, jnp.bfloat16).apply(params, state, MAP[:1])
     found = [str(dtype) for dtype in (*seen.values(), y.dtype)]
     assert found == ["float32", "bfloat16", "bfloat16", "bfloat16", "float32"]
-    sums = jn.cast(own(lambda m, x: (x * ones(m, x)).sum(-1)), jnp.bfloat16)
+    sums = jn.cast(composed(lambda m, x: (x * ones(m, x)).sum(-1)), jnp.bfloat16)
     x = jnp.ones((1, 257))
     assert sums.apply(*sums.init(KEY, x), x)[0] == 257  # 258 or 256 in 16 bits

@@ -73,11 +73,11 @@ def test_few_rows_are_multiplied_in_blocks(bits):
     def run(x):
         return net.apply(params, state, x)[0]
 
-    def plain(x):
+    def by_floats(x):
         return jn.dense(4096).apply(jn.merge(net, params), state, x)[0]
 
-    np.testing.assert_allclose(run(x), plain(x), **CLOSE)
-    slopes = [jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x) for f in (run, plain)]
+    np.testing.assert_allclose(run(x), by_floats(x), **CLOSE)
+    slopes = [jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x) for f in (run, by_floats)]
     np.testing.assert_allclose(*slopes, **CLOSE)
     assert temporary(run, x) < 4e6
 

@@ -324,7 +324,7 @@ def check_values_and_gradients(net, params, state, x, size):
         given = dict(zip(floats, some, strict=True))
         return jax.tree.unflatten(tree, [given.get(i, leaf) for i, leaf in enumerate(leaves)])
 
-    def whole(some):
+    def loss_of_all_steps(some):
         y = first(net.apply(merged(some), state, x)[0])
         return jnp.sin(y).sum(), y
 
@@ -340,7 +340,7 @@ def check_values_and_gradients(net, params, state, x, size):
         return jnp.sin(y).sum(), y
 
     given = [leaves[i] for i in floats]
-    ours, theirs = (jax.jit(jax.grad(f, has_aux=True))(given) for f in (chunks, whole))
+    ours, theirs = (jax.jit(jax.grad(f, has_aux=True))(given) for f in (chunks, loss_of_all_steps))
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-12, atol=1e-12)
     for a, b in zip(ours[0], theirs[0], strict=True):
         if a.dtype == jnp.bfloat16:  # of scales, whose sums over chunks have 8 digits

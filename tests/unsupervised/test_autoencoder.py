@@ -22,45 +22,45 @@ NET = jn.models.autoencoder(ENCODER, jn.dense(7))
 
 
 @pytest.fixture
-def given(x64):
+def variables_and_x(x64):
     """(params, state, x) in float64."""
     x = jnp.asarray(X)
     return *NET.init(jax.random.key(1), x), x
 
 
-def code_and_output(given):
-    (y, z), _ = with_code(NET).apply(*given)
+def code_and_output(variables_and_x):
+    (y, z), _ = with_code(NET).apply(*variables_and_x)
     return y, z
 
 
 @pytest.mark.slow
-def test_with_code(given):
-    y, z = code_and_output(given)
-    params, _, x = given
-    plain, _ = NET.apply(*given)
+def test_with_code(variables_and_x):
+    y, z = code_and_output(variables_and_x)
+    params, _, x = variables_and_x
+    plain, _ = NET.apply(*variables_and_x)
     code, _ = ENCODER.apply(params["encoder"], {}, x)
     np.testing.assert_array_equal(y, plain)
     np.testing.assert_array_equal(z, code)
     for net in with_code(NET), reconstruction(NET):
-        drawn = net.init(jax.random.key(1), given[2])
-        jax.tree.map(np.testing.assert_array_equal, drawn, given[:2])
-    jn.inspect.check_gradients(reconstruction(NET), given[2])
+        drawn = net.init(jax.random.key(1), variables_and_x[2])
+        jax.tree.map(np.testing.assert_array_equal, drawn, variables_and_x[:2])
+    jn.inspect.check_gradients(reconstruction(NET), variables_and_x[2])
 
 
 @pytest.mark.slow
-def test_losses_of_entries_are_summed_and_codes_are_active(given):
-    y, z = code_and_output(given)
-    (entropy, metrics), state = reconstruction(NET, lambda y, x: -x * y).apply(*given)
+def test_losses_of_entries_are_summed_and_codes_are_active(variables_and_x):
+    y, z = code_and_output(variables_and_x)
+    (entropy, metrics), state = reconstruction(NET, lambda y, x: -x * y).apply(*variables_and_x)
     assert state == {}
     assert set(metrics) == {"error"}
     np.testing.assert_allclose(entropy, -(X * y).sum(1), rtol=1e-12)
-    (loss, metrics), _ = autoencoder.sparse_reconstruction(NET).apply(*given)
+    (loss, metrics), _ = autoencoder.sparse_reconstruction(NET).apply(*variables_and_x)
     assert loss.shape == ()
     np.testing.assert_allclose(metrics["activation"], np.asarray(z).mean(1), rtol=1e-12)
 
 
 @pytest.mark.slow
-def test_no_noise_in_evaluation(given):
+def test_no_noise_in_evaluation(variables_and_x):
     seen = []
 
     def noise(key, x):
@@ -68,10 +68,10 @@ def test_no_noise_in_evaluation(given):
         return x
 
     objective = autoencoder.denoising_reconstruction(NET, noise)
-    objective.apply(*given, key=KEY)
+    objective.apply(*variables_and_x, key=KEY)
     assert not seen
     with pytest.raises(ValueError, match="denoising_reconstruction: needs a key in training"):
-        objective.apply(*given, train=True)
+        objective.apply(*variables_and_x, train=True)
 
 
 @pytest.mark.parametrize(("call", "error", "words"), [
@@ -97,8 +97,8 @@ def test_refusals(call, error, words):
 
 
 @pytest.mark.slow
-def test_padding_does_not_count(given):
-    params, state, x = given
+def test_padding_does_not_count(variables_and_x):
+    params, state, x = variables_and_x
     objective = reconstruction(NET)
     whole = jn.evaluate(objective, params, state, x, batch_size=6)
     padded = jn.evaluate(objective, params, state, x, batch_size=4)
@@ -120,11 +120,11 @@ def test_padding_does_not_count(given):
 
 
 @pytest.mark.slow
-def test_the_kl_of_a_padded_batch_is_refused(given):
+def test_the_kl_of_a_padded_batch_is_refused(variables_and_x):
     trainer = jn.trainer(autoencoder.sparse_reconstruction(NET), optax.sgd(0.1))
-    train_state = trainer.init(KEY, given[2])
+    train_state = trainer.init(KEY, variables_and_x[2])
     with pytest.raises(ValueError, match="a batch_size that divides the number of examples"):
-        next(jn.fit(trainer, train_state, given[2], epochs=1, batch_size=4))
+        next(jn.fit(trainer, train_state, variables_and_x[2], epochs=1, batch_size=4))
 
 
 def test_masking_noise_keeps_or_zeroes():
