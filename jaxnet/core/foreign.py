@@ -32,8 +32,8 @@ INSTEAD = {
 
 def check_holds_no_weights(who: str, name: str, function: Any) -> None:
     """Raise if a plain function holds weights, which would be constants of the net."""
-    if found := holder_of_weights(function):
-        holder, instead = found
+    if held := holder_of_weights(function):
+        holder, instead = held
         raise TypeError(
             f"{who or 'the net'}: {name} holds the weights of a {type(holder).__name__}, which "
             f"would not be trained. Write {instead}. If they are constants on purpose, pass a "
