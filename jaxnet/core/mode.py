@@ -58,6 +58,8 @@ class Mode(NamedTuple):
         `dtype`.
       stream: How a sequence arrives; None is as a whole.
       watches: Views of the calls inside, innermost first.
+      keeps_state: Whether a returned state goes on; False inside a function that JAX traces, such
+        as that of `jax.grad`, where it ends with that function.
     """
 
     train: bool = False
@@ -65,6 +67,7 @@ class Mode(NamedTuple):
     cache_dtype: Any = None
     stream: Stream | None = None
     watches: tuple[Watch, ...] = ()
+    keeps_state: bool = True
 
     def rounded(self, tree: PyTree, axes: int = 0) -> PyTree:
         """Return the tree with its floats, of this many axes or more, in `dtype`."""

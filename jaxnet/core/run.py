@@ -535,7 +535,7 @@ class Scope:
     def _in_turn(self, state: State, key: Any) -> "Scope":
         """Return the `m` of one turn of a loop."""
         watches = tuple(each for each in self._mode.watches if each.transforms or each.done())
-        m = self._in(self._mode._replace(watches=watches))
+        m = self._in(self._mode_of_child()._replace(watches=watches))
         m._key, m._home, m._sown = key, trace_state(), {}
         m._in_loop, m._has_loop = True, False
         m._state, m._names = {**self._state, **state}, dict(self._names)
@@ -591,7 +591,7 @@ class Scope:
         params = self._part(self._params, name)
         state_before = self._part(self._state, name)
         try:
-            y, state = run(layer, params, state_before, x, key, self._mode)
+            y, state = run(layer, params, state_before, x, key, self._mode_of_child())
         except Misfit as error:
             if len(error.path) == len(calls()) and name not in (None, *self._params):
                 error.add_note(f"entries given here: {', '.join(self._params)}")
@@ -606,6 +606,12 @@ class Scope:
         if state:
             self._state.update(state if name is None else {name: state})
         return y
+
+    def _mode_of_child(self) -> Mode:
+        """Return the mode of a call, which knows whether a state that it returns goes on."""
+        if self._state and trace_state() != self._home:
+            return self._mode._replace(keeps_state=False)
+        return self._mode
 
     def _part(self, tree: dict[str, Any], name: str | None) -> dict[str, Any]:
         """Return the entries of a child or, without a name, those that are not this layer's own."""

@@ -1,5 +1,6 @@
 """How a layer runs: what it keeps for the backward pass, its dtype, whether it is trained."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxnet.core import Layer, transformed
+from jaxnet.core import Layer, State, transformed
 from jaxnet.core.mode import Mode
 from jaxnet.services.checks import a_function, check_dtype
 from jaxnet.services.nodes import frozen
@@ -86,20 +87,27 @@ def remat(
                 return y
             return jax.tree.map(lambda leaf: checkpoint_name(leaf, name), y)
 
+        changed: State = {}  # which entries of the state the layer changes
+
         def inner(params, state, x, key):
-            if not patterns:
-                return run(params, state, x, key=key)
-            y, state = run.watched(named, transforms=True)(params, state, x, key=key)
-            return named((), run.layer, x, y), state
+            watched = run.watched(named, transforms=True) if patterns else run
+            y, after = watched(params, state, x, key=key)
+            for name, entry in state.items():
+                changed[name] = jax.tree.map(operator.is_not, entry, after[name])
+            return (named((), run.layer, x, y) if patterns else y), after
 
         checkpointed = jax.checkpoint(inner, policy=rule if patterns else policy)
-        result = checkpointed(params, state, x, run.call_key)
+        y, after = checkpointed(params, state, x, run.call_key)
         roles = {role(path) for path in paths}
         for what in patterns.keys() - roles:
             raise ValueError(
                 f"remat: no layer needs {what}={patterns[what]!r}; paths: {', '.join(paths[:8])}"
             )
-        return result
+
+        def pick(is_changed, old, new):
+            return new if is_changed else old
+
+        return y, after | jax.tree.map(pick, changed, state, {name: after[name] for name in state})
 
     return transformed(layer, apply, kind="remat")
 
@@ -203,6 +211,8 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
             held = {path: frozen(entries[path]) for path, fit in fitting if fit}
             return run(replaced(params, held), state, x)
         y, after = run(frozen(params), state, x, train=False)
+        if not (run.train and run.mode.keeps_state):
+            return y, after
         unchanged = {id(leaf) for leaf in jax.tree.leaves(state)}
 
         def still(leaf):

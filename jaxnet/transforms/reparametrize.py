@@ -137,11 +137,11 @@ def spectral_norm(
     def apply(run, params, state, x):
         params = materialized(params)
         kernels = _kernels(params, run.layer, who)
-        vectors = jax.lax.stop_gradient(state[who])
+        vectors = state[who]  # the same arrays in evaluation, where nothing changes
         if run.train:
-            vectors = jax.tree.map(improve, kernels, vectors)
+            vectors = jax.tree.map(improve, kernels, jax.lax.stop_gradient(vectors))
         inner = {name: entry for name, entry in state.items() if name != who}
-        divided = jax.tree.map(_divided, kernels, vectors)
+        divided = jax.tree.map(_divided, kernels, jax.lax.stop_gradient(vectors))
         params = replaced(params, dict(flat(divided)))
         y, inner = run(params, inner, x)
         return y, inner | {who: vectors}

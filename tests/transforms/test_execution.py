@@ -14,7 +14,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.ops.native import instructions
 from jaxnet.services.trees import flat
-from tests.helpers import close, compiled, jit_apply, refused
+from tests.helpers import close, compiled, draw, jit_apply, refused
 from tests.test_laws import sums_in_16_bits
 from tests.transforms.test_copies import KEY, X, block
 
@@ -343,3 +343,20 @@ def test_only_what_is_multiplied_is_narrow():
     sums = jn.cast(composed(lambda m, x: (x * ones(m, x)).sum(-1)), jnp.bfloat16)
     x = jnp.ones((1, 257))
     assert sums.apply(*sums.init(KEY, x), x)[0] == 257  # 258 or 256 in 16 bits
+
+
+@pytest.mark.parametrize(("around", "train"), [
+    (jn.remat, False),
+    (jn.freeze, False),
+    (jn.freeze, True),
+    (jn.transforms.spectral_norm, False),
+], ids=["remat", "freeze", "freeze in training", "spectral_norm"])  # fmt: skip
+def test_a_state_that_stays_as_it_is_goes_into_any_function_of_jax(around, train):
+    """What the layer returns are the arrays that it got, so nothing ends with the function."""
+    layer = around(jn.serial(jn.dense(3), jn.batch_norm(), name="inner"))
+    x = jnp.asarray(draw(4, 5), jnp.float32)
+    net = jn.compose(lambda m, x: jax.vmap(lambda row: m(layer, row[None])[0])(x), name="net")
+    params, state = net.init(jax.random.key(0), x)
+    y, after = jit_apply(net, params, state, x, train=train)
+    close(y, layer.apply(params["inner"], state["inner"], x)[0], 1e-5)
+    jax.tree.map(np.testing.assert_array_equal, after, state)
