@@ -488,7 +488,10 @@ class Scope:
                 "over something else, leave out xs and count the turns in the carry"
             )
         count = self._counts["scan/"] = self._counts.get("scan/", -1) + 1  # no child has this name
-        write = "it in the body of another m.scan, or outside of that function"
+        write = (
+            "m(loop, x, key=key), with loop = jn.compose(forward) of a function forward(m, x) that "
+            "holds the m.scan, and key = m.keys('loop') or one of m.keys('loop', n) from outside"
+        )
         key = folded(self._checked_key("m.scan(body, carry, xs)", write), "scan/", count)
         traced: list[Scope] = []  # JAX may trace the body again, with another type of the carry
 
@@ -599,7 +602,9 @@ class Scope:
         if state and _are_other_arrays(state_before, state):
             if self.stream is not None and name is not None:
                 self._check_called_once(name)
-            self._check_at_home(f"m({layer.name}, x), a layer that changes its state,")
+            sows = any(entry.startswith(SOWN) for entry in state)
+            what = "that sows a value, read by jn.collect" if sows else "that changes its state"
+            self._check_at_home(f"m({layer.name}, x), a layer {what},")
         for entry in [entry for entry in state if entry.startswith(SOWN)]:
             below = entry.removeprefix(SOWN)
             self._note(below if name is None else f"{name}/{below}", state.pop(entry))

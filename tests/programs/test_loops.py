@@ -250,3 +250,39 @@ def test_running_averages_go_from_turn_to_turn():
         y, inner = norm.apply(params["batch_norm"], inner, x, train=True)
         x = y + 1
     close(after["batch_norm"], inner, 1e-5)
+
+
+def test_a_loop_inside_vmap_is_a_layer_that_gets_a_key():
+    """In training the message says what to write, and that is what is written then."""
+    drop = jn.dropout(0.5)
+
+    def looped(m, row):
+        return m.scan(lambda m, c, _: (m(drop, c), None), row, length=2)[0]
+
+    wrong = jn.compose(lambda m, x: jax.vmap(lambda row: looped(m, row))(x), name="net")
+    wrong.apply({}, {}, X)
+    with pytest.raises(ValueError, match=r"write m\(loop, x, key=key\), with loop = jn.compose"):
+        wrong.apply({}, {}, X, key=KEY, train=True)
+
+    loop = jn.compose(looped, name="loop")
+
+    def forward(m, x):
+        return jax.vmap(lambda row, key: m(loop, row, key=key))(x, m.keys("loop", len(x)))
+
+    x = jnp.ones((3, 50))
+    y, _ = jn.compose(forward).apply({}, {}, x, key=jax.random.key(3), train=True)
+    keys = jax.random.split(jn.child_key(jax.random.key(3), "key/loop"), 3)
+    rows = zip(x, list(keys), strict=True)
+    close(y, jnp.stack([loop.apply({}, {}, row, key=key, train=True)[0] for row, key in rows]))
+    assert len(np.unique(y, axis=0)) == 3
+
+
+def test_a_value_sown_inside_vmap_says_so():
+    def sowing(m, x):
+        m.sow("size", jnp.abs(x).sum())
+        return x
+
+    net = jn.compose(lambda m, x: jax.vmap(lambda row: m(jn.compose(sowing), row))(x), name="net")
+    net.apply({}, {}, X)
+    with pytest.raises(ValueError, match=r"m\(sowing, x\), a layer that sows a value, read by"):
+        jn.collect(net).apply({}, {}, X)
