@@ -1,5 +1,7 @@
 """Programs on several devices, with collectives by hand, give what one device gives."""
 
+import pytest
+
 START = """
 from tests.helpers import close
 
@@ -146,17 +148,21 @@ def test_one_step_on_the_rows_of_each_device(on_devices):
     on_devices(START + DATA_PARALLEL, 2)
 
 
+@pytest.mark.slow
 def test_half_of_each_layer_on_each_device(on_devices):
     on_devices(START + TENSOR_PARALLEL, 2)
 
 
+@pytest.mark.slow
 def test_keys_and_values_go_around(on_devices):
     on_devices(START + RING, 2)
 
 
+@pytest.mark.slow
 def test_params_and_rows_have_places(on_devices):
     on_devices(START + PLACED, 4)
 
 
+@pytest.mark.slow
 def test_a_member_on_each_device(on_devices):
     on_devices(START + POPULATION, 2)

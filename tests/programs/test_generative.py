@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import jaxnet as jn
 from tests.helpers import close, draw
@@ -50,6 +51,7 @@ def test_a_variational_autoencoder_draws_with_its_key():
     agree(in_training(net, X), by_hand, params)
 
 
+@pytest.mark.slow
 def test_an_importance_weighted_bound_maps_over_keys():
     def weight(params_of_z, key, x, decode):
         mean, log_var = params_of_z
@@ -76,6 +78,7 @@ def test_an_importance_weighted_bound_maps_over_keys():
     agree(in_training(net, X), by_hand, params)
 
 
+@pytest.mark.slow
 def test_a_coupling_flow_has_the_log_determinant_of_its_jacobian():
     def coupling(m, x):
         still, moved = jnp.split(x, 2, axis=-1)
@@ -108,6 +111,7 @@ def test_a_coupling_flow_has_the_log_determinant_of_its_jacobian():
     agree(ours, by_jacobian, params, bound=1e-4)
 
 
+@pytest.mark.slow
 def test_a_residual_flow_takes_the_jacobian_inside_the_model():
     step = jn.serial(jn.dense(5), jnp.tanh, jn.dense(4), name="step")
 
@@ -171,6 +175,7 @@ def test_a_diffusion_learns_the_noise_at_a_time_for_a_label():
     agree(ours, by_hand, params)
 
 
+@pytest.mark.slow
 def test_an_ancestral_sampler_inside_a_model_draws_at_each_turn():
     def sample(m, x, label):
         def turn(m, x, t):
@@ -289,6 +294,7 @@ def test_an_energy_model_samples_inside_the_model():
     agree(in_training(net, X), by_hand, params)
 
 
+@pytest.mark.slow
 def test_a_generator_and_a_critic_take_turns():
     generator = jn.serial(jn.dense(6), jnp.tanh, jn.dense(4))
     noise = jax.random.normal(KEY, (5, 3))

@@ -112,6 +112,7 @@ def test_a_neural_ode_by_its_own_solver():
     agree(lambda params, x: net.apply(params, state, x)[0], by_hand, params, X)
 
 
+@pytest.mark.slow
 def test_a_continuous_flow_carries_the_trace_of_the_jacobian():
     def flow(f, x):
         def both(pair):
@@ -180,6 +181,7 @@ def halting(step, halt, x):
     return jax.lax.while_loop(go_on, turn, start)
 
 
+@pytest.mark.slow
 def test_a_net_that_halts_by_itself():
     def forward(m, x):
         y, _, count = halting(
@@ -253,6 +255,7 @@ def test_a_universal_transformer_drops_others_at_each_turn():
     agree(ours, by_hand, params, x, bound=1e-4)
 
 
+@pytest.mark.slow
 def test_an_inner_minimization_gives_the_output():
     """The output is the lowest point of an energy, found by Newton steps inside the model."""
     energy = jn.serial(jn.dense(5), jnp.square, jn.dense(1), jnp.ravel, name="energy")
@@ -280,6 +283,7 @@ def test_an_inner_minimization_gives_the_output():
     agree(lambda params: net.apply(params, state, X)[0], by_hand, params, bound=1e-4)
 
 
+@pytest.mark.slow
 def test_a_linear_state_space_runs_by_an_associative_scan():
     def mix(a, b):
         return a[0] * b[0], b[0] * a[1] + b[1]

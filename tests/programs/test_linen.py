@@ -53,6 +53,7 @@ def test_a_residual_net_with_batch_norm(train):
     agree(ours, theirs, params, bound=1e-4)
 
 
+@pytest.mark.slow
 def test_attention_of_two_sequences_with_a_mask():
     class Linen(nn.Module):
         @nn.compact

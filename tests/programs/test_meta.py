@@ -42,10 +42,12 @@ def maml(f, params, **options):
     return jax.vmap(task)(X, Y).mean()
 
 
+@pytest.mark.slow
 def test_maml_differentiates_through_inner_loops_of_many_tasks():
     agree(lambda params: maml(net, params), lambda params: maml(mlp, params), PARAMS, bound=1e-4)
 
 
+@pytest.mark.slow
 def test_the_first_order_form_stops_gradients():
     of_slopes = jax.lax.stop_gradient
     found = jax.jit(jax.grad(lambda params: maml(net, params, of_slopes=of_slopes)))(PARAMS)
@@ -59,6 +61,7 @@ def test_the_first_order_form_stops_gradients():
     close(found, by_hand(PARAMS), 1e-5)
 
 
+@pytest.mark.slow
 def test_reptile_moves_towards_the_params_of_each_task():
     def step(f, params):
         after = jax.vmap(lambda x, y: adapted(f, params, x, y, steps=3))(X, Y)
@@ -67,6 +70,7 @@ def test_reptile_moves_towards_the_params_of_each_task():
     agree(lambda params: step(net, params), lambda params: step(mlp, params), PARAMS, bound=1e-4)
 
 
+@pytest.mark.slow
 def test_rates_of_each_param_are_learned():
     rates = jax.tree.map(lambda p: jnp.full(p.shape, 0.1), PARAMS)
 
@@ -84,6 +88,7 @@ def test_rates_of_each_param_are_learned():
     )
 
 
+@pytest.mark.slow
 def test_a_learned_optimizer_is_a_net_on_each_coordinate():
     optimizer = jn.serial(jn.dense(4), jnp.tanh, jn.dense(1, use_bias=False))
     flat, rebuild = ravel_pytree(PARAMS)
@@ -150,6 +155,7 @@ def test_features_are_scaled_by_a_condition():
     agree(lambda params: model.apply(params, state, (X, code))[0], by_hand, params)
 
 
+@pytest.mark.slow
 def test_a_class_is_the_mean_of_its_few_examples():
     def prototypical(m, support, labels, query):
         encoder = jn.serial(jn.dense(5), jnp.tanh, jn.dense(3), name="encoder")
@@ -194,6 +200,7 @@ def test_ridge_regression_on_features_is_differentiated():
     )
 
 
+@pytest.mark.slow
 def test_a_penalty_is_chosen_by_the_error_on_other_data():
     """Bilevel: the gradient of the validation error by the log of a weight decay."""
 

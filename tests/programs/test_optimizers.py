@@ -66,7 +66,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.fast_cases("groups", "frozen", "sums of steps")
+@pytest.mark.fast_cases("frozen")
 def test_an_optimizer_of_optax(name):
     optimizer = OPTIMIZERS[name]()
     found = trained(net, optimizer)
@@ -84,6 +84,7 @@ class Averaged(NamedTuple):
     opt_state: optax.OptState
 
 
+@pytest.mark.slow
 def test_an_average_of_params_in_a_state_that_holds_the_net():
     optimizer = optax.sgd(0.1)
 
@@ -126,6 +127,7 @@ def test_lookahead_has_slow_and_fast_params():
     close(jax.jit(lambda: run(net))(), slow, 1e-5)
 
 
+@pytest.mark.slow
 def test_sharpness_aware_minimization_takes_two_gradients():
     def step(f):
         def run(params):
@@ -160,6 +162,7 @@ def test_lbfgs_searches_along_a_line():
     assert found[-1] < 0.6 * found[0]
 
 
+@pytest.mark.slow
 def test_gauss_newton_solves_for_a_step():
     flat, rebuild = jax.flatten_util.ravel_pytree(PARAMS)
 
@@ -175,6 +178,7 @@ def test_gauss_newton_solves_for_a_step():
     close(found, wanted, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_step_of_newton_by_conjugate_gradients():
     """Products with the Hessian are derivatives forwards of the gradient."""
 
@@ -209,6 +213,7 @@ def test_evolution_needs_no_gradient():
     close(found, wanted, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_population_trains_with_rates_of_its_own():
     """A population is one `vmap`; the best member takes the place of the worst."""
     rates = jnp.array([0.01, 0.1, 0.3])
@@ -233,6 +238,7 @@ def test_a_population_trains_with_rates_of_its_own():
     close(found, wanted, 1e-5)
 
 
+@pytest.mark.slow
 def test_langevin_dynamics_draws_params():
     def run(f):
         def turn(params, key):
@@ -247,6 +253,7 @@ def test_langevin_dynamics_draws_params():
     close(found, wanted, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_a_scan_that_carries_the_state():
     """Batch norm and dropout in a loop of steps: state in the carry, a key for each step."""
     model = jn.serial(jn.dense(5), jn.batch_norm(), jax.nn.relu, jn.dropout(0.3), jn.dense(2))

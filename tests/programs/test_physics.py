@@ -99,11 +99,12 @@ def lagrangian(energy):
 @pytest.mark.parametrize(
     "program", [heat, burgers, ritz, laplacian, eikonal, hamiltonian, lagrangian]
 )
-@pytest.mark.fast_cases("heat", "ritz", "lagrangian")
+@pytest.mark.fast_cases("heat")
 def test_a_net_as_a_function_of_one_point(program):
     agree(lambda p: program(ours(p)), lambda p: program(by_hand(p)), PARAMS, bound=1e-4)
 
 
+@pytest.mark.slow
 def test_a_field_without_divergence_is_the_curl_of_a_net():
     net = jn.compose(
         lambda m, x: (
@@ -217,6 +218,7 @@ def around(u):
     return jnp.pad(u, ((0, 0), (1, 1), (0, 0)), mode="wrap")
 
 
+@pytest.mark.slow
 def test_a_correction_of_a_coarse_solver():
     """A net corrects each step of a solver of the heat equation on a grid."""
     first, last = (jn.conv(n, 3, padding="VALID") for n in (4, 1))

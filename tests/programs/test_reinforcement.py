@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import jaxnet as jn
 from tests.helpers import close, draw
@@ -91,6 +92,7 @@ def advantages(rewards, values, last):
     return jax.lax.scan(step, jnp.zeros_like(last), errors, reverse=True)[1]
 
 
+@pytest.mark.slow
 def test_a_clipped_objective_with_values():
     last, steps = jax.jit(lambda: rollout(policy, PARAMS, KEY))()
     before = log_probability(policy, PARAMS, steps) + 0.1
@@ -108,6 +110,7 @@ def test_a_clipped_objective_with_values():
     agree(lambda params: loss(OURS, params), lambda params: loss(BY_HAND, params), PARAMS)
 
 
+@pytest.mark.slow
 def test_a_double_q_net_has_a_target_that_lags():
     last, steps = jax.jit(lambda: rollout(policy, PARAMS, KEY))()
     after = jnp.concatenate([steps.states[1:], last[None]])
@@ -149,6 +152,7 @@ def test_an_actor_climbs_its_critic():
     agree(ours, by_hand, PARAMS)
 
 
+@pytest.mark.slow
 def test_a_world_model_imagines_by_scan():
     """The model steps its own state and the policy's action inside one net, with noise per turn."""
 

@@ -27,6 +27,7 @@ def unit(x):
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_a_target_net_follows_as_an_average():
     """BYOL: two steps of the online net, whose target is an average without a gradient."""
     params = {
@@ -57,6 +58,7 @@ def test_a_target_net_follows_as_an_average():
     close(found, wanted, 1e-5)
 
 
+@pytest.mark.slow
 def test_pairs_are_told_from_all_others():
     def loss(encode):
         codes = unit(encode(VIEWS.reshape(10, 4)))
@@ -70,6 +72,7 @@ def test_pairs_are_told_from_all_others():
     )
 
 
+@pytest.mark.slow
 def test_views_are_made_and_encoded_inside_the_model():
     """One encoder for both, each view with its own noise, mapped over keys."""
 
@@ -91,6 +94,7 @@ def test_views_are_made_and_encoded_inside_the_model():
     assert np.abs(views[0] - views[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_siamese_net_ranks_three():
     def siamese(m, anchor, positive, negative):
         a, p, n = (m(ENCODER, x) for x in (anchor, positive, negative))
@@ -108,6 +112,7 @@ def test_a_siamese_net_ranks_three():
     agree(lambda params: net.apply(params, state, given)[0], by_hand, params)
 
 
+@pytest.mark.slow
 def test_pictures_and_words_share_a_space_with_a_learned_temperature():
     def clip(m, image, text):
         image = unit(m(jn.dense(3, name="image"), image))

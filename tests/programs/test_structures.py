@@ -25,6 +25,7 @@ class Graph(NamedTuple):
 GRAPH = Graph(X, jnp.array([0, 1, 2, 2, 4, 3]), jnp.array([1, 2, 0, 3, 3, 4]))
 
 
+@pytest.mark.slow
 def test_messages_on_a_graph():
     """A graph is a record, so it is one input; two rounds share no params."""
 
@@ -55,6 +56,7 @@ def test_messages_on_a_graph():
     agree(lambda params: net.apply(params, state, GRAPH)[0], by_hand, params)
 
 
+@pytest.mark.slow
 def test_rounds_on_a_graph_share_params_by_scan():
     """The state of the nodes is carried, the edges come from outside of the loop."""
 
@@ -106,6 +108,7 @@ def test_a_set_with_a_mask():
     agree(lambda params: net.apply(params, state, (sets, mask))[0], by_hand, params)
 
 
+@pytest.mark.slow
 def test_a_mixture_of_densities():
     targets = jnp.asarray(draw(5), jnp.float32)
 
@@ -146,6 +149,7 @@ def attention_by_hand(params, x, memory, mask):
     return jnp.einsum("bqhf,hfd->bqd", y, params["out"]["kernel"]) + params["out"]["bias"]
 
 
+@pytest.mark.slow
 def test_attention_to_a_memory_with_a_mask():
     """Queries of one's own, a memory by name, lengths as a mask of booleans."""
     memory = jnp.asarray(draw(2, 5, 4), jnp.float32)
@@ -167,6 +171,7 @@ def test_attention_to_a_memory_with_a_mask():
     agree(lambda params: net.apply(params, state, (memory, mask))[0], by_hand, params)
 
 
+@pytest.mark.slow
 def test_an_expert_is_chosen_by_switch():
     """One example takes one route, by `lax.switch`; all of them exist."""
     experts = [jn.dense(3, name=f"expert_{i}") for i in range(3)]
@@ -214,6 +219,7 @@ def test_a_branch_that_drops_gets_its_key_from_outside():
     close(net.apply({}, {}, x)[0], x)
 
 
+@pytest.mark.slow
 def test_examples_of_other_lengths_one_by_one():
     """A net for one sequence, mapped over a batch: `vmap` around `apply`."""
     net = jn.compose(lambda m, x, n: m(jn.gru(4), (x[None], n[None]))[0][0], name="net")
@@ -227,6 +233,7 @@ def test_examples_of_other_lengths_one_by_one():
     agree(ours, lambda params: whole.apply(params["gru"], {}, (x, n))[0][0], params)
 
 
+@pytest.mark.slow
 def test_a_neural_process_reads_a_context():
     def process(m, context, target):
         codes = m(jn.serial(jn.dense(6), jnp.tanh, jn.dense(3), name="encoder"), context).mean(1)
