@@ -9,6 +9,7 @@ import pytest
 
 import jaxnet as jn
 from tests.helpers import close
+from tests.programs import common
 
 KEY = jax.random.key(7)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
@@ -19,21 +20,10 @@ def cell_by_hand(params, x):
     return jnp.tanh(x @ params["dense"]["kernel"] + params["dense"]["bias"])
 
 
-def agree(net, by_hand, x=X, **options):
+def agree(net, by_hand, x=X):
     """Values and gradients by params and input are those of the program in plain JAX."""
     params, state = net.init(KEY, x)
-
-    def ours(params, x):
-        y, _ = net.apply(params, state, x, **options)
-        return jnp.sum(jnp.sin(y)), y
-
-    def theirs(params, x):
-        y = by_hand(params, x)
-        return jnp.sum(jnp.sin(y)), y
-
-    found = jax.jit(jax.value_and_grad(ours, (0, 1), has_aux=True))(params, x)
-    wanted = jax.value_and_grad(theirs, (0, 1), has_aux=True)(params, x)
-    close(found, wanted, 2e-5)
+    common.agree(lambda params, x: net.apply(params, state, x)[0], by_hand, params, x)
 
 
 def test_a_universal_transformer_shares_its_block():

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import spec
-from tests.catalogue import ROWS, Row, cases
+from tests.catalogue import LARGE, ONE_PER_KIND, ROWS, Row
 from tests.programs import table
 from tests.programs.table import MODES, Cell
 
@@ -46,13 +46,28 @@ TRANSFORMED = [
     Row("spectral", lambda: jn.transforms.spectral_norm(inner()), X, train="random"),
 ]
 BY_ID = {row.id: row for row in [*ROWS, *TRANSFORMED]}
-ALL = [*cases(one_per_kind=True), *[pytest.param(row, id=row.id) for row in TRANSFORMED]]
 COMPILED = ["dense", "dropout", "batch_norm", "gru", "inner", "freeze"]
-in_both_modes = pytest.mark.parametrize("train", MODES.values(), ids=MODES)
+TRACED = [*COMPILED, "repeat", "remat", "spectral"]
 
 
-@in_both_modes
-@pytest.mark.parametrize("row", ALL)
+def cell_cases(is_fast):
+    """Each row in each mode; slow are those that `is_fast(row, train)` leaves out."""
+
+    def of(row, mode, train):
+        marks = () if is_fast(row, train) else pytest.mark.slow
+        return pytest.param(row, train, id=f"{row.id}-{mode}", marks=marks)
+
+    return [of(row, mode, train) for row in BY_ID.values() for mode, train in MODES.items()]
+
+
+def is_traced(row, train):
+    """One row of each kind, in training if it differs there, and some of what is around layers."""
+    if row.id in LARGE or (train and row.train == "same"):
+        return False
+    return row in ONE_PER_KIND.values() or row.id in TRACED
+
+
+@pytest.mark.parametrize(("row", "train"), cell_cases(is_traced))
 def test_a_program_runs_or_its_message_says_what_to_write(row, train):
     cell = Cell(row, train)
     for name in table.PROGRAMS:
@@ -60,17 +75,15 @@ def test_a_program_runs_or_its_message_says_what_to_write(row, train):
     cell.traced(table.m_scan)
 
 
-@pytest.mark.parametrize("row", ALL)
+@pytest.mark.parametrize("row", list(BY_ID.values()), ids=list(BY_ID))
+@pytest.mark.fast_cases(*COMPILED)
 def test_init_finds_the_entries_in_each_program(row):
     Cell(row, False).check_entries()
 
 
-@in_both_modes
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in COMPILED else pytest.mark.slow) for n in BY_ID]
-)
-def test_programs_are_right(name, train):
-    Cell(BY_ID[name], train).check_values()
+@pytest.mark.parametrize(("row", "train"), cell_cases(lambda row, train: row.id in COMPILED))
+def test_programs_are_right(row, train):
+    Cell(row, train).check_values()
 
 
 ON_DEVICES = """
