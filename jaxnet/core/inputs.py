@@ -57,7 +57,8 @@ def parts_by_name(names: tuple[str, ...], inputs: PyTree) -> dict[str, PyTree]:
       ({'x': 1}, {'mask': 2, 'x': 1})
     """
     if isinstance(inputs, dict):
-        check_names(names, inputs, f"the dict {describe(inputs)}")
+        alone = f". An input that is a dict itself goes into a tuple, as in ({names[0]},)"
+        check_names(names, inputs, f"the dict {describe(inputs)}", alone)
         parts = inputs
     else:
         is_record = hasattr(inputs, "_fields")
@@ -73,10 +74,10 @@ def parts_by_name(names: tuple[str, ...], inputs: PyTree) -> dict[str, PyTree]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def check_names(names: tuple[str, ...], candidates: Any, what: str) -> None:
+def check_names(names: tuple[str, ...], candidates: Any, what: str, hint: str = "") -> None:
     """Raise unless all of these are names of inputs."""
     for name in [name for name in candidates if name not in names]:
-        write = instead(name, list(names))
+        write = f"{instead(name, list(names))}{hint}"
         raise TypeError(f"{current_path()}: {what} has no input of that name: {name}; {write}")
 
 

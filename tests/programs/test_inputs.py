@@ -131,3 +131,30 @@ def test_a_tuple_of_names_gives_a_dict():
     (values, _), _ = objective.apply(params, state, DATA)
     wanted = jn.losses.cross_entropy(net.apply(params, {}, (X, jnp.ones(4)))[0], LABEL)
     close(values, wanted)
+
+
+def test_what_the_messages_say_to_write_runs():
+    """A missing input, a name for a layer of one input, a first input that is a dict."""
+    params, state = NET.init(KEY, (X, T, LABEL))
+    with pytest.raises(TypeError, match=r"Write net.apply\(params, state, \(x, t, label\)\)"):
+        NET.apply(params, state, X)
+    x, t, label = X, T, LABEL
+    close(NET.apply(params, state, (x, t, label))[0], by_hand(params, X, T, LABEL))
+
+    def total(m, pair):
+        return m(jn.dense(3), pair[0] + pair[1])
+
+    single = jn.compose(total)
+    with pytest.raises(TypeError, match=r"m\(total, \(x, y\)\), or make it by jn.compose from"):
+        jn.compose(lambda m, x: m(single, x, y=x), name="outer").init(KEY, X)
+    outer = jn.compose(lambda m, x: m(single, (x, x)), name="outer")
+    named = jn.compose(lambda m, x, y: m(jn.dense(3), x + y), name="total")
+    by_name = jn.compose(lambda m, x: m(named, x, y=x), name="outer")
+    params, state = outer.init(KEY, X)
+    close(outer.apply(params, state, X)[0], by_name.apply(params, state, X)[0], 0)
+
+    record = jn.compose(lambda m, fields, scale: fields["a"] * scale, name="record")
+    fields, scale = {"a": X}, jnp.ones(())
+    with pytest.raises(TypeError, match=r"is a dict itself goes into a tuple, as in \(fields,\)"):
+        record.apply({}, {}, fields)
+    close(record.apply({}, {}, ({"a": X}, scale))[0], X)
