@@ -96,7 +96,7 @@ for name in {names}:
 
 
 @pytest.mark.parametrize("part", [
-    ["dropout", "inner"],
+    pytest.param(["dropout", "inner"], id="two rows"),
     *[pytest.param([*BY_ID][i::6], marks=pytest.mark.long, id=f"part {i}") for i in range(6)],
 ])  # fmt: skip
 def test_programs_are_right_on_two_devices(part, on_devices):
