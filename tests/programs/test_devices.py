@@ -144,6 +144,7 @@ assert ((found[0] == 0) != (found[1] == 0)).any()
 """
 
 
+@pytest.mark.slow
 def test_one_step_on_the_rows_of_each_device(on_devices):
     on_devices(START + DATA_PARALLEL, 2)
 

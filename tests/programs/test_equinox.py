@@ -81,6 +81,7 @@ def test_the_jacobian_of_each_example():
     )
 
 
+@pytest.mark.slow
 def test_a_gated_recurrent_cell_over_time():
     """A cell of `m.scan` against a cell of Equinox in `lax.scan`; its gates are in one matrix."""
     x = array(6, 2, 3)
@@ -159,6 +160,7 @@ class Model(eqx.Module):
         return self.head(self.body.apply(self.params, {}, x[None])[0][0])
 
 
+@pytest.mark.slow
 def test_a_module_holds_a_net_and_trains_by_filters():
     model = Model(PARAMS, eqx.nn.Linear(3, 2, key=KEY), NET)
     y = array(4, 2, seed=1)

@@ -268,6 +268,7 @@ def langevin(energy, x, key, steps=3):
     return jax.lax.scan(turn, x, jax.random.split(key, steps))[0]
 
 
+@pytest.mark.slow
 def test_an_energy_model_samples_inside_its_loss():
     params, _ = ENERGY.init(KEY, X)
 

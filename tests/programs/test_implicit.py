@@ -135,6 +135,7 @@ def test_a_continuous_flow_carries_the_trace_of_the_jacobian():
     )
 
 
+@pytest.mark.slow
 def test_the_adjoint_solves_backwards():
     """Gradients of an Euler solution by an own backward equation, as in neural ODEs."""
 

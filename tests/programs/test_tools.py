@@ -156,6 +156,7 @@ def test_many_rows_in_batches_by_map():
     close(found, mlp(PARAMS, X), 1e-5)
 
 
+@pytest.mark.slow
 def test_a_function_with_its_own_derivative_forwards():
     @jax.custom_jvp
     def log1pexp(x):
