@@ -363,12 +363,12 @@ def test_tokens_are_drawn_one_after_another():
         def turn(carry, key):
             hidden, logits = step(*carry)
             token = jax.random.categorical(key, logits)
-            return (hidden, token), token
+            return (hidden, token), (token, logits)
 
         return jax.lax.scan(turn, start, jax.random.split(KEY, 8))[1]
 
     found, wanted = jax.jit(
         lambda: (text(lambda *given: net.apply(params, state, given)[0]), text(by_hand))
     )()
-    np.testing.assert_array_equal(found, wanted)
-    assert len(np.unique(found)) > 2
+    close(found, wanted, 1e-5)
+    assert len(np.unique(found[0])) > 2
