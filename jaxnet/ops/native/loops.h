@@ -33,6 +33,7 @@ const Kernels NAME(kernels) = {
   },
   .write = {{NAME(write_2), NAME(write_4)}, {NAME(write_half_2), NAME(write_half_4)}},
   .weights = {NAME(weights_2), NAME(weights_4)}, .kernel = {NAME(kernel_2), NAME(kernel_4)},
+  .squares = {{NAME(squares_2), NAME(squares_4)}, {NAME(squares_half_2), NAME(squares_half_4)}},
 #ifdef TWO_PRODUCTS
   .turn = NAME(turn), .pair = NAME(pair), .round = NAME(round),
 #endif

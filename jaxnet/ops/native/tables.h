@@ -182,10 +182,12 @@ typedef struct {
 } One;
 
 /* How a square of Winograd's convolution is transformed, for all features: distances of what is read,
- * or where each of it is, and of what is written, at most `rows` by `columns`; see winograd_tiles.h. */
+ * or where each of it is, and of what is written, at most `rows` by `columns`; see winograd_tiles.h.
+ * `sums` gets the squares of what is read, by its cells; unlike the rest, it is written. */
 typedef struct {
   int64_t row, pixel, row_to, pixel_to, vector_to, features, rows, columns;
   const float *at[36];
+  float *sums;
 } Square;
 
 #define LOG2_E 1.44269504f
@@ -195,6 +197,7 @@ typedef void AddTile(const Add *, int64_t start, int64_t feature, float *result)
 typedef void CellTile(const Cell *, int64_t feature);
 typedef void CellBackTile(const CellBack *);
 typedef void SquareTile(const Square *, const float *from, float *to);
+typedef void SquareSums(const Square *, float scale, float *to);
 
 /* Tiles of sums and products; see tiles.h. */
 typedef struct {
@@ -237,6 +240,7 @@ typedef struct {
   /* for float32 and bfloat16, tiles of 2 and 4 results: of x and of y's gradient, inside and over the
    * border; of products to y; of weights, and of products to their gradient, in float32 */
   SquareTile *read[2][2][2], *back[2][2][2], *write[2][2], *weights[2], *kernel[2];
+  SquareSums *squares[2][2]; /* of what a tile reads */
   void (*panels)(const float *, int64_t n, int64_t width, int64_t panel, float *to);
   /* of words of two bfloat16, where the processor multiplies them; see half_tiles.h */
   void (*turn)(const uint16_t *, int64_t row, int64_t count, int64_t n, int64_t wide, float *to);

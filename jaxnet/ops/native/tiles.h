@@ -7,7 +7,8 @@
 #pragma once
 #include "vectors.h"
 
-/* result[t] = sum over rows, taps and inputs of x[t] * w; with `onto` it is added to what was there.
+/* result[t] = sum over rows, taps and inputs of x[t] * w; with `onto` it is added to what was there, at
+ * the end, since a sum of sums loses fewer digits than one long sum.
  * With `half`, the numbers are words of two bfloat16, and the results are bfloat16.
  *
  * The compiler does not know the distance of the pixels x[t]. Four base pointers and the scales of
@@ -18,8 +19,7 @@ INLINE void NAME(sum)(const int half, const int count, const int vectors, const 
   float *result = result_;
   VEC total[28][2];
   UNROLL for (int t = 0; t < count; t++)
-    UNROLL for (int v = 0; v < vectors; v++)
-      total[t][v] = !half && s->onto ? *(VEC *)(result + t * s->result + v * LANES) : (VEC){0};
+    UNROLL for (int v = 0; v < vectors; v++) total[t][v] = (VEC){0};
   int64_t step = s->pixel * 4;
   for (int64_t r = 0; r < s->rows; r++)
     for (int64_t k = 0; k < s->taps; k++) {
@@ -42,6 +42,7 @@ INLINE void NAME(sum)(const int half, const int count, const int vectors, const 
   UNROLL for (int t = 0; t < count; t++)
     UNROLL for (int v = 0; v < vectors; v++) {
       int64_t at = t * s->result + v * LANES;
+      if (!half && s->onto) total[t][v] += *(const VEC *)(result + at);
       if (half) NAME(put_half)(1, (uint16_t *)result_ + at, total[t][v], left - v * LANES);
       else NAME(put)(result + at, total[t][v], left - v * LANES);
     }

@@ -14,6 +14,17 @@
 #else
 #define MIX(a, b, ...) __builtin_shuffle(a, b, (NAME(ints)){__VA_ARGS__})
 #endif
+/* Places of two vectors whose lower or upper halves alternate. */
+#if LANES == 16
+#define LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define UPPER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOWER 0, 8, 1, 9, 2, 10, 3, 11
+#define UPPER 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOWER 0, 4, 1, 5
+#define UPPER 2, 6, 3, 7
+#endif
 #define VEC NAME(vec)
 #define INTS NAME(ints)
 #define WORDS NAME(words)
@@ -87,6 +98,10 @@ INLINE VEC NAME(with)(const int half, VEC total, float x, VEC w) {
 #endif
   return total + x * w;
 }
+
+/* Sums of halves of two vectors, which alternate. As many such steps as the binary logarithm of LANES
+ * make the sum of each vector. */
+INLINE VEC NAME(fold)(VEC a, VEC b) { return MIX(a, b, LOWER) + MIX(a, b, UPPER); }
 
 #ifndef PERMUTE
 INLINE VEC NAME(permute)(VEC x, NAME(ints) places) {

@@ -10,80 +10,23 @@
  * as (groups of tiles, vectors of features, n * n, tiles of a group, lanes): further apart, each store
  * would go to another page, of which the processor remembers few.
  *
- * A result that sees zeros alone is 0. A number that is not finite, or so large that sums of 20 of its
- * kind are not, spoils its tile. */
+ * A result that sees zeros alone is 0. A tile with numbers that would spoil others is computed directly;
+ * see winograd_far.h. */
 
 #pragma once
-#include "rows.h"
-#include "levels.h"
-
-typedef struct {
-  float *data;
-  int64_t rows, columns, features;
-  int half; /* they are bfloat16 */
-} Images;
-
-/* How the work is divided into chunks. */
-typedef struct {
-  int64_t group, block; /* tiles of a product, and tiles at once */
-  int64_t wide, blocks; /* for KERNEL, features of `to` at once */
-  int64_t first_chunks; /* of each net, which transform weights */
-  int64_t parts;        /* of the tiles of a net */
-} Portions;
-
-typedef struct {
-  Work work;
-  const Kernels *kernels;
-  Kind kind;
-  int m, n;                 /* results of a tile, and numbers that it reads, per axis */
-  Images from, to;          /* that tiles read, and that they make or for KERNEL the gradient of y */
-  int64_t before[2];        /* zeros before what is read */
-  int64_t nets, C, D;       /* features of `from` and of `to` */
-  int64_t C_padded, D_padded;
-  int64_t across, each, tiles; /* tiles of a row, of an image and of a net */
-  Portions split;
-  const float *weights;
-  float *gradient;          /* of them */
-  float *zeros, *scratch;   /* a pixel, and transformed weights or the sums of parts but the first */
-} Winograd;
-
-enum { BLOCK = 28, LARGE_BLOCK = 64, MOST_READ = 6 /* n */ };
-
-typedef struct {
-  int64_t image, row, column;
-} Place;
-
-/* Where the results of a tile are. */
-static Place result_of(const Winograd *j, int64_t tile) {
-  int64_t rest = tile % j->each;
-  return (Place){tile / j->each, rest / j->across * j->m, rest % j->across * j->m};
-}
-
-/* Where the numbers begin that a tile reads, maybe outside. */
-static Place source_of(const Winograd *j, int64_t tile) {
-  Place at = result_of(j, tile);
-  return (Place){at.image, at.row - j->before[0], at.column - j->before[1]};
-}
-
-static float *pixel_of(const Images *a, Place at, int64_t feature) {
-  int64_t pixel = (at.image * a->rows + at.row) * a->columns + at.column;
-  return after(a->half, a->data, pixel * a->features + feature);
-}
+#include "winograd_direct.h"
+#include "winograd_far.h"
 
 /* Transforms a square of `size`, from a feature on, with zeros outside. */
 static void transform_square(const Winograd *j, SquareTile *const *which, const Images *a, Place at,
                              int size, int64_t feature, Square *s, float *to) {
   s->pixel = a->features;
   s->row = a->columns * s->pixel;
-  if (at.row >= 0 && at.column >= 0 && at.row + size <= a->rows && at.column + size <= a->columns) {
+  if (is_whole(a, at, size)) {
     which[0](s, pixel_of(a, at, feature), to);
     return;
   }
-  for (int i = 0; i < size * size; i++) {
-    Place here = {at.image, at.row + i / size, at.column + i % size};
-    int inside = MIN(here.row, here.column) >= 0 && here.row < a->rows && here.column < a->columns;
-    s->at[i] = inside ? pixel_of(a, here, feature) : j->zeros;
-  }
+  find_square(j, a, at, size, feature, s);
   which[1](s, j->zeros, to);
 }
 
@@ -96,41 +39,14 @@ static void fetch_square(const Images *a, Place at, int size) {
   fetch(pixel_of(a, here, 0), a->columns * pixel, rows, columns * pixel);
 }
 
-/* Whether all features of a pixel are 0, as they are outside. */
-static int is_zero(const Images *a, Place at) {
-  if (at.row < 0 || at.column < 0 || at.row >= a->rows || at.column >= a->columns) return 1;
-  const float *pixel = pixel_of(a, at, 0);
-  const uint16_t *halves = (const uint16_t *)pixel;
-  for (int64_t c = 0; c < a->features; c++)
-    if (a->half ? halves[c] & 0x7fff : pixel[c] != 0) return 0;
-  return 1;
-}
-
 /* Makes those results of a tile 0 that see zeros alone. If the tile has other numbers, the transforms
  * leave rounding errors there, and a relu behind them would let half of the gradients through. */
-static void clear_results(const Winograd *j, Place from, Place to) {
-  int zero[MOST_READ][MOST_READ], columns[MOST_READ] = {0}, some = 0;
-  for (int row = 0; row < j->n; row++)
-    for (int column = 0; column < j->n; column++) {
-      Place at = {from.image, from.row + row, from.column + column};
-      some |= zero[row][column] = is_zero(&j->from, at);
-    }
-  if (!some) return;
+static void clear_results(const Winograd *j, Place to, int zeros) {
   int64_t bytes = j->D * (j->to.half ? sizeof(uint16_t) : sizeof(float));
-  for (int row = 0; row < MIN(j->m, j->to.rows - to.row); row++) {
-    for (int column = 0; column < j->n; column++) /* three pixels above each other */
-      columns[column] = zero[row][column] && zero[row + 1][column] && zero[row + 2][column];
-    for (int column = 0; column < MIN(j->m, j->to.columns - to.column); column++) {
-      Place at = {to.image, to.row + row, to.column + column};
-      if (columns[column] && columns[column + 1] && columns[column + 2])
-        memset(pixel_of(&j->to, at, 0), 0, bytes);
-    }
+  for (int i = 0; i < j->m * j->m; i++) {
+    Place at = within(to, i, j->m);
+    if (zeros >> i & 1 && is_inside(&j->to, at)) memset(pixel_of(&j->to, at, 0), 0, bytes);
   }
-}
-
-/* Vectors of the next tile of products. */
-static int vectors_of(const Winograd *j, int64_t features) {
-  return features >= 2 * j->kernels->lanes ? 2 : 1;
 }
 
 /* Some inputs of a net's weights, as (blocks of one or two vectors of D, n * n, C, block). */
@@ -139,7 +55,7 @@ static void transform_weights(const Winograd *j, int64_t net, int64_t part) {
   int64_t lanes = k->lanes, C = j->C, D = j->D, n2 = j->n * j->n, lines = j->C_padded / lanes;
   int64_t first = lines * part / j->split.first_chunks * lanes;
   int64_t end = lines * (part + 1) / j->split.first_chunks * lanes, last = MIN(end, C);
-  const float *from = j->weights + net * 9 * C * D;
+  const float *from = j->weights + net * TAPS * C * D;
   float turned[9 * 16 * 32], *to = j->scratch + net * n2 * j->C_padded * j->D_padded;
   for (int64_t d = 0; d < j->D_padded;) {
     int64_t width = vectors_of(j, j->D_padded - d) * lanes, plane = j->C_padded * width;
@@ -165,54 +81,49 @@ static void transform_weights(const Winograd *j, int64_t net, int64_t part) {
   }
 }
 
-/* The memory of a chunk: transformed numbers that tiles read and, for the value, their products or, for
- * KERNEL, transformed gradients of y. A group of tiles has `size_x` and `size_y` numbers. */
-typedef struct {
-  float *x, *y;
-  int64_t groups, size_x, size_y;
-  int64_t plane; /* of a group and a vector of features, for each of the n * n places */
-} TileBlock;
-
-static TileBlock block_of(const Winograd *j, int64_t count, int64_t wide) {
-  int64_t lanes = j->kernels->lanes, n2 = j->n * j->n, group = j->split.group, plane = group * lanes;
-  return (TileBlock){
-    .groups = divide_up(MIN(j->split.block, count), group), .plane = plane,
-    .size_x = n2 * plane * (j->C_padded / lanes), .size_y = n2 * group * wide,
-  };
-}
-
-/* Transforms what a tile reads to a place of the block. */
-static void read_tile(const Winograd *j, const TileBlock *m, int64_t tile, int64_t place) {
-  int64_t group = j->split.group, lanes = j->kernels->lanes;
+/* Transforms what a tile reads to a place of the block, and looks whether it is far. */
+static void read_tile(const Winograd *j, const TileBlock *m, int64_t tile, int64_t place, Looks *l) {
+  const Kernels *k = j->kernels;
+  int64_t group = j->split.group, lanes = k->lanes;
+  Place from = source_of(j, tile);
+  float sums[MOST_SUMS];
   Square in = {
     .row_to = j->n * m->plane, .pixel_to = m->plane, .vector_to = j->n * j->n * m->plane,
-    .features = j->C,
+    .features = j->C, .sums = sums,
   };
-  transform_square(j, j->kernels->read[j->to.half][j->m / 4], &j->from, source_of(j, tile), j->n, 0,
-                   &in, m->x + place / group * m->size_x + place % group * lanes);
+  transform_square(j, k->read[j->from.half][j->m / 4], &j->from, from, j->n, 0, &in,
+                   m->x + place / group * m->size_x + place % group * lanes);
+  l->direct[place] = l->zeros[place] = 0;
+  Place to = result_of(j, tile);
+  int near = is_whole(&j->from, from, j->n) ? is_near(j, sums, &l->read[place])
+                                            : is_near_at_border(j, to, sums, &l->read[place]);
+  l->doubtful[place] = !near || is_at_border(j, to);
+  if (!near && j->kind != KERNEL) look_at(j, tile, place, l);
 }
 
-/* The products of the matrices at one of the n * n places, for a block of tiles. */
+/* The products of the matrices at one of the n * n places, for a block of tiles: sums of at most RUN. */
 static void multiply_tiles(const Winograd *j, const TileBlock *m, const float *weights, int64_t a,
                            int64_t count) {
   const Kernels *k = j->kernels;
   int64_t lanes = k->lanes, n2 = j->n * j->n, group = j->split.group;
   const float *x, *w;
   Sum s = {
-    .x = &x, .w = &w, .rows = 1, .taps = j->C_padded / lanes, .run = lanes, .tap_x = n2 * m->plane,
-    .pixel = lanes,
+    .x = &x, .w = &w, .rows = 1, .run = lanes, .tap_x = n2 * m->plane, .pixel = lanes,
   };
   for (int64_t d = 0; d < j->D_padded;) {
     int vectors = vectors_of(j, j->D_padded - d);
     int64_t width = vectors * lanes;
-    w = weights + (d * n2 + a * width) * j->C_padded;
     s.result = width;
     s.tap_w = lanes * width;
-    for (int64_t t = 0; t < count; t += group) {
-      x = m->x + t / group * m->size_x + a * m->plane;
-      float *to = m->y + t / group * m->size_y + (d * n2 + a * width) * group;
-      k->tiles->sum[vectors - 1][MIN(group, count - t)](&s, 0, to, width);
-    }
+    for (int64_t t = 0; t < count; t += group)
+      for (int64_t c = 0; c < j->C_padded; c += RUN) {
+        w = weights + (d * n2 + a * width) * j->C_padded + c * width;
+        x = m->x + t / group * m->size_x + (c / lanes * n2 + a) * m->plane;
+        s.taps = MIN(RUN, j->C_padded - c) / lanes;
+        s.onto = c > 0;
+        float *to = m->y + t / group * m->size_y + (d * n2 + a * width) * group;
+        k->tiles->sum[vectors - 1][MIN(group, count - t)](&s, 0, to, width);
+      }
     d += width;
   }
 }
@@ -235,21 +146,24 @@ static void write_tile(const Winograd *j, const TileBlock *m, int64_t tile, int6
                                    pixel_of(&j->to, at, d));
     d += width;
   }
-  clear_results(j, source_of(j, tile), at);
 }
 
 /* The value, or the gradient of the input, of some tiles of a net; 0 if there is no memory. */
 static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64_t last) {
+  if (has_far_weights(j, net)) return direct_sums(j, net, first, last - first, NULL);
   int64_t n2 = j->n * j->n;
+  int ok = 1;
   TileBlock m = block_of(j, last - first, j->D_padded);
   float *memory[2];
   if (!allocate(2, (int64_t[]){m.groups * m.size_x, m.groups * m.size_y}, memory)) return 0;
   m.x = memory[0], m.y = memory[1];
   const float *weights = j->scratch + net * n2 * j->C_padded * j->D_padded;
   int64_t block = m.groups * j->split.group;
-  for (int64_t t0 = first; t0 < last; t0 += block) {
+  for (int64_t t0 = first; ok && t0 < last; t0 += block) {
     int64_t count = MIN(block, last - t0);
-    for (int64_t t = 0; t < count; t++) read_tile(j, &m, t0 + t, t);
+    Looks looks;
+    looks.far = 0;
+    for (int64_t t = 0; t < count; t++) read_tile(j, &m, t0 + t, t, &looks);
     for (int64_t a = 0; a < n2; a++) {
       for (int64_t t = t0 + count * a / n2; t < t0 + count * (a + 1) / n2; t++) {
         fetch_square(&j->to, result_of(j, t), j->m);
@@ -257,28 +171,49 @@ static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64
       }
       multiply_tiles(j, &m, weights, a, count);
     }
-    for (int64_t t = 0; t < count; t++) write_tile(j, &m, t0 + t, t);
+    for (int64_t t = 0; t < count; t++) {
+      if (looks.direct[t] != WHOLE) write_tile(j, &m, t0 + t, t);
+      if (looks.zeros[t]) clear_results(j, result_of(j, t0 + t), looks.zeros[t]);
+    }
+    if (looks.far) ok = direct_sums(j, net, t0, count, looks.direct);
   }
   free_vectors(m.x);
-  return 1;
+  return ok;
 }
 
 /* Transforms the gradient of the results of a tile, `wide` features from d0 on, to a place of the
- * block; zeros if the place is `past` the last tile. */
-static void read_gradient(const Winograd *j, const TileBlock *m, int64_t tile, int64_t place, int past,
-                          int64_t d0, int64_t wide) {
+ * block. Returns the sum of their squares. */
+static double read_gradient(const Winograd *j, const TileBlock *m, int64_t tile, int64_t place, int64_t d0,
+                            int64_t wide) {
   const Kernels *k = j->kernels;
   int64_t n2 = j->n * j->n, group = j->split.group, features = MIN(wide, j->D - d0);
   Place at = result_of(j, tile);
-  if (past) at.row = j->to.rows;
+  double squares = 0;
   for (int64_t d = 0; d < wide;) {
     int64_t width = vectors_of(j, wide - d) * k->lanes;
+    float sums[MOST_SUMS];
     Square given = {
       .row_to = j->n * group * width, .pixel_to = group * width, .vector_to = k->lanes,
-      .features = MIN(width, features - d),
+      .features = MIN(width, features - d), .sums = sums,
     };
     transform_square(j, k->back[j->to.half][j->m / 4], &j->to, at, j->m, d0 + d, &given,
                      m->y + place / group * m->size_y + d * n2 * group + place % group * width);
+    squares += sums[0];
+    d += width;
+  }
+  return squares;
+}
+
+/* Sets what a place of the block has to zeros. */
+static void blank(const Winograd *j, const TileBlock *m, int64_t place, int64_t wide) {
+  int64_t n2 = j->n * j->n, group = j->split.group, lanes = j->kernels->lanes;
+  float *x = m->x + place / group * m->size_x + place % group * lanes;
+  for (int64_t i = 0; i < n2 * (j->C_padded / lanes); i++)
+    memset(x + i * m->plane, 0, lanes * sizeof(float));
+  for (int64_t d = 0; d < wide;) {
+    int64_t width = vectors_of(j, wide - d) * lanes;
+    float *y = m->y + place / group * m->size_y + d * n2 * group + place % group * width;
+    for (int64_t a = 0; a < n2; a++) memset(y + a * group * width, 0, width * sizeof(float));
     d += width;
   }
 }
@@ -318,24 +253,51 @@ static void write_kernel(const Winograd *j, const float *sum, int64_t whole, int
     j->kernels->kernel[j->m / 4](&out, sum + c * wide, result + c * D + d0);
 }
 
+/* Transforms a block of tiles for the gradient of the kernel; those that are direct are added to `direct`,
+ * which is made for the first one. 0 if there is no memory. */
+static int read_pairs(const Winograd *j, const TileBlock *m, int64_t t0, int64_t count, int64_t d0,
+                      int64_t wide, float **direct) {
+  int64_t size = TAPS * j->C * wide;
+  Looks looks;
+  looks.far = 0;
+  for (int64_t t = 0; t < count; t++) {
+    read_tile(j, m, t0 + t, t, &looks);
+    looks.given[t] = read_gradient(j, m, t0 + t, t, d0, wide);
+  }
+  for (int64_t t = count; t < round_up(count, j->split.group); t++) blank(j, m, t, wide);
+  compare_gradients(j, &looks, t0, count, d0, MIN(wide, j->D - d0));
+  if (!looks.far) return 1;
+  for (int64_t t = 0; t < count; t++)
+    if (looks.direct[t]) blank(j, m, t, wide);
+  if (!*direct) {
+    if (!(*direct = new_vectors(round_up(size, 16) * sizeof(float)))) return 0;
+    memset(*direct, 0, size * sizeof(float));
+  }
+  return add_direct(j, t0, count, looks.direct, d0, wide, *direct);
+}
+
+/* Adds what was computed directly to the gradient of the kernel. */
+static void add_to_kernel(const Winograd *j, const float *direct, int64_t wide, int64_t d0, float *result) {
+  for (int64_t line = 0; line < TAPS * j->C; line++)
+    for (int64_t d = 0; d < MIN(wide, j->D - d0); d++)
+      result[line * j->D + d0 + d] += direct[line * wide + d];
+}
+
 /* The gradient of the kernel from some tiles, for some features of y; 0 if there is no memory. */
 static int transformed_gradient(const Winograd *j, int64_t d0, int64_t first, int64_t last,
                                 float *result) {
   int64_t n2 = j->n * j->n, group = j->split.group, wide = MIN(j->split.wide, j->D_padded - d0);
   int64_t whole = j->C_padded * wide;
+  int ok = 1;
   TileBlock m = block_of(j, last - first, wide);
-  float *memory[3];
+  float *memory[3], *direct = NULL;
   if (!allocate(3, (int64_t[]){m.groups * m.size_x, m.groups * m.size_y, n2 * whole}, memory)) return 0;
   m.x = memory[0], m.y = memory[1];
   float *sum = memset(memory[2], 0, n2 * whole * sizeof(float));
   int64_t block = m.groups * group;
-  for (int64_t t0 = first; t0 < last; t0 += block) {
+  for (int64_t t0 = first; ok && t0 < last; t0 += block) {
     int64_t count = MIN(block, last - t0), groups = divide_up(count, group);
-    for (int64_t t = 0; t < groups * group; t++) {
-      int64_t tile = MIN(t0 + t, last - 1);
-      read_tile(j, &m, tile, t);
-      read_gradient(j, &m, tile, t, t >= count, d0, wide);
-    }
+    ok = read_pairs(j, &m, t0, count, d0, wide, &direct);
     for (int64_t a = 0; a < n2; a++) {
       for (int64_t t = t0 + count * (a + n2) / n2; t < MIN(t0 + count * (a + 1 + n2) / n2, last); t++) {
         fetch_square(&j->to, result_of(j, t), j->m);
@@ -345,8 +307,10 @@ static int transformed_gradient(const Winograd *j, int64_t d0, int64_t first, in
     }
   }
   write_kernel(j, sum, whole, wide, d0, result);
+  if (ok && direct) add_to_kernel(j, direct, wide, d0, result);
+  free_vectors(direct);
   free_vectors(m.x);
-  return 1;
+  return ok;
 }
 
 static int run_winograd(Work *work, int64_t chunk) {
@@ -354,6 +318,7 @@ static int run_winograd(Work *work, int64_t chunk) {
   int64_t weights = j->kind == KERNEL ? 0 : j->nets * j->split.first_chunks;
   if (chunk < weights) {
     transform_weights(j, chunk / j->split.first_chunks, chunk % j->split.first_chunks);
+    measure_weights(j, chunk / j->split.first_chunks, chunk % j->split.first_chunks);
     return 1;
   }
   wait_for(work, weights); /* somebody computes them */
@@ -362,14 +327,14 @@ static int run_winograd(Work *work, int64_t chunk) {
   int64_t first = net * j->tiles + j->tiles * part / j->split.parts;
   int64_t last = net * j->tiles + j->tiles * (part + 1) / j->split.parts;
   if (j->kind != KERNEL) return transformed_sums(j, net, first, last);
-  float *scratch = j->scratch + (net * (j->split.parts - 1) + part - 1) * 9 * j->C * j->D;
+  float *scratch = j->scratch + (net * (j->split.parts - 1) + part - 1) * TAPS * j->C * j->D;
   return transformed_gradient(j, chunk / j->split.parts % j->split.blocks * j->split.wide, first, last,
-                              part ? scratch : j->gradient + net * 9 * j->C * j->D);
+                              part ? scratch : j->gradient + net * TAPS * j->C * j->D);
 }
 
 /* The sum of the parts in order, so that it does not depend on the number of threads. */
 static void add_tile_parts(const Winograd *j) {
-  int64_t size = 9 * j->C * j->D;
+  int64_t size = TAPS * j->C * j->D;
   const float *from = j->scratch;
   for (int64_t net = 0; net < j->nets; net++)
     for (int64_t part = 1; part < j->split.parts; part++, from += size)
@@ -397,7 +362,7 @@ static int prepare_winograd(Winograd *j, int64_t threads) {
     j->split.blocks = divide_up(j->D_padded, j->split.wide);
     j->split.parts = MAX(1, MIN(8 / (j->nets * j->split.blocks), j->tiles / j->split.block));
     j->work.chunks = j->nets * j->split.blocks * j->split.parts;
-    scratch = j->nets * (j->split.parts - 1) * 9 * j->C * j->D;
+    scratch = j->nets * (j->split.parts - 1) * TAPS * j->C * j->D;
   } else {
     /* weights that do not stay in the second cache are read again for each block */
     if (n2 * j->C * j->D > 750000) j->split.block = LARGE_BLOCK;
@@ -408,11 +373,14 @@ static int prepare_winograd(Winograd *j, int64_t threads) {
     j->work.chunks = j->nets * (j->split.first_chunks + j->split.parts);
     scratch = j->nets * n2 * j->C_padded * j->D_padded;
   }
-  float *memory[2];
-  int64_t pixel = MAX(j->C_padded, j->D_padded);
-  if (!allocate(2, (int64_t[]){pixel, scratch}, memory)) return 0;
+  j->far = far_of(j);
+  for (int i = 0; i < 9; i++) j->cell[i] = place_of(lanes, i);
+  float *memory[3];
+  int64_t pixel = MAX(j->C_padded, j->D_padded), taps = TAPS * j->nets * j->split.first_chunks;
+  if (!allocate(3, (int64_t[]){pixel, scratch, taps}, memory)) return 0;
   j->zeros = memset(memory[0], 0, pixel * sizeof(float));
   j->scratch = memory[1];
+  j->taps = memory[2];
   return 1;
 }
 

@@ -102,25 +102,63 @@ INLINE void NAME(tile_to_weights)(const int m, const VEC *x, const int step, VEC
 
 typedef void NAME(OneAxis)(const int m, const VEC *, const int step, VEC *);
 
+/* Adds the squares of column j. Of what a tile of 4 reads, cells of 2x2 pixels are summed; of what a tile of
+ * 2 reads, the four inner pixels and the rest. */
+INLINE void NAME(measure)(const int in, const int count, const int j, const VEC *x, VEC *column, VEC *cells) {
+  UNROLL for (int i = 0; i < in; i++) {
+    const int inner = count == 5 && i % 3 && j % 3;
+    VEC *to = in == 6 ? column + i / 2 : cells + (inner ? 2 * i + j - 2 : 0);
+    if (in == 6 && !(i % 2) && !(j % 2)) *to = x[i * 6] * x[i * 6];
+    else *to += x[i * 6] * x[i * 6];
+  }
+  if (in < 6 || !(j % 2)) return;
+  UNROLL for (int i = 0; i < 3; i++) cells[i * 3 + j / 2] += column[i];
+}
+
+/* Sums halves of neighbors; the last one of an odd number is its own neighbor. */
+INLINE void NAME(fold_all)(const int count, VEC *sums) {
+  UNROLL for (int i = 0; i < count / 2; i++) sums[i] = NAME(fold)(sums[2 * i], sums[2 * i + 1]);
+  if (count % 2) sums[count / 2] = NAME(fold)(sums[count - 1], sums[count - 1]);
+}
+
+/* Writes the sum of each of `count` vectors: of as many as there are lanes together, by their reversed
+ * places. The compiler keeps them in registers, since it knows all numbers. */
+INLINE void NAME(put_sums)(const int count, VEC *sums, float *to) {
+  const int half = (count + 1) / 2, fourth = (half + 1) / 2, eighth = (fourth + 1) / 2;
+  const int left = LANES == 4 ? fourth : LANES == 8 ? eighth : (eighth + 1) / 2;
+  NAME(fold_all)(count, sums);
+  NAME(fold_all)(half, sums);
+  if (LANES > 4) NAME(fold_all)(fourth, sums);
+  if (LANES > 8) NAME(fold_all)(eighth, sums);
+  UNROLL for (int i = 0; i < left; i++) *(VEC *)(to + i * LANES) = sums[i];
+}
+
+/* A vector of what is read, of a pixel or, with `at`, where s->at says. */
+INLINE VEC NAME(number)(const int at, const int half, const Square *s, const float *from, int place,
+                        int in, int64_t c) {
+  const float *start = at ? s->at[place] : from;
+  int64_t here = at ? c : place / in * s->row + place % in * s->pixel + c, left = s->features - c;
+  if (half) return NAME(numbers)(1, start, here, left);
+  return left >= LANES ? *(const VEC *)(start + here) : NAME(load)(start + here, left);
+}
+
 /* Both axes of a square of `in` by `in` vectors, for all features. If `padded`, what is read may end
  * within a vector, and what is written has whole ones; else the other way round. With `half`, what may
  * end within a vector is bfloat16. With `at`, a square is read where s->at says. */
 INLINE void NAME(both)(NAME(OneAxis) one, const int m, const int in, const int out, const int padded,
                        const int at, const int half, const Square *s, const float *from, float *to) {
+  const int measured = padded && in != 3; /* not weights */
+  const int cells = in == 6 ? 9 : m == 2 && in == 4 ? 5 : 1;
+  VEC sums[9] = {0};
   for (int64_t c = 0; c < s->features; c += LANES, to += half && !padded ? 0 : s->vector_to) {
-    VEC x[6][6], halfway[6][6], done[6];
+    VEC x[6][6], halfway[6][6], done[6], squares[3];
     int64_t left = s->features - c;
     UNROLL for (int j = 0; j < in; j++) {
       UNROLL for (int i = 0; i < in; i++) {
-        const float *start = at ? s->at[i * in + j] : from;
-        int64_t place = at ? c : i * s->row + j * s->pixel + c;
-        if (half && padded) {
-          x[i][j] = NAME(numbers)(1, start, place, left);
-          continue;
-        }
-        const float *here = start + place;
-        x[i][j] = !padded || left >= LANES ? *(const VEC *)here : NAME(load)(here, left);
+        x[i][j] = padded ? NAME(number)(at, half, s, from, i * in + j, in, c)
+                         : *(const VEC *)(from + i * s->row + j * s->pixel + c);
       }
+      if (measured) NAME(measure)(in, cells, j, &x[0][j], squares, sums);
       VEC column[6];
       one(m, &x[0][j], 6, column);
       UNROLL for (int i = 0; i < out; i++) halfway[i][j] = column[i];
@@ -138,13 +176,39 @@ INLINE void NAME(both)(NAME(OneAxis) one, const int m, const int in, const int o
       }
     }
   }
+  if (measured) NAME(put_sums)(cells, sums, s->sums);
+}
+
+/* The sums of squares of each pixel of a tile where s->at says, for numbers times a scale. That of a
+ * pixel with a number other than 0 is not 0. */
+INLINE void NAME(sum_squares)(const int n, const int half, const Square *s, float scale, float *to) {
+  const float least = 1e-37f;
+  VEC sums[36 + LANES] = {0};
+  for (int64_t c = 0; c < s->features; c += LANES)
+    UNROLL for (int i = 0; i < n * n; i++) {
+      VEC given = NAME(number)(1, half, s, NULL, i, n, c), one = given * scale;
+      one = NAME(maximum)((VEC){0} + least, one * one);
+      sums[i] += (VEC)((INTS)one & (given != 0));
+    }
+  for (int first = 0; first < n * n; first += LANES) {
+    VEC *some = sums + first;
+    UNROLL for (int count = LANES / 2; count; count /= 2)
+      UNROLL for (int i = 0; i < count; i++) some[i] = NAME(fold)(some[i], some[i + count]);
+    NAME(put)(to + first, some[0], n * n - first);
+  }
 }
 
 #define SQUARE(name, one, m, in, out, padded, at, half)                          \
   static void NAME(name##_##m)(const Square *s, const float *from, float *to) {  \
     NAME(both)(NAME(one), m, in, out, padded, at, half, s, from, to);            \
   }
+#define SUM_SQUARES(name, m, half)                                                  \
+  static void NAME(name##_##m)(const Square *s, float scale, float *to) {           \
+    NAME(sum_squares)(m + 2, half, s, scale, to);                                   \
+  }
 #define SQUARES(m, n)                                  \
+  SUM_SQUARES(squares, m, 0)                           \
+  SUM_SQUARES(squares_half, m, 1)                      \
   SQUARE(read, to_tile, m, n, n, 1, 0, 0)              \
   SQUARE(read_at, to_tile, m, n, n, 1, 1, 0)           \
   SQUARE(read_half, to_tile, m, n, n, 1, 0, 1)         \
