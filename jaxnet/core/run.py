@@ -732,6 +732,12 @@ class Outline(Scope):
                 "of its own, as in jn.dense(3, name='head')"
             )
 
+    def _check_initializers(self) -> None:
+        """Raise if an initializer returns another shape or dtype than was asked for."""
+        for name in self._declared:
+            _, draw, _ = self._plan[name]
+            jax.eval_shape(draw, key_spec())
+
     def _drawn_names(self) -> dict[str, str]:
         """Return the names of children that have entries, with the names of their layers."""
         layers = {id(each): each for each in self._held}
@@ -803,7 +809,12 @@ def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, mode: Mode) -> PyTre
     """Return the output of a layer while tracing, with fresh entries, noted in the plan."""
     shape = checks.abstract(x, current_path())
     if not isinstance(layer.inside, LayerTransform):
-        y = _output_of(layer, m := Outline(x, key, plan, mode), x)
+        m = Outline(x, key, plan, mode)
+        try:
+            y = _output_of(layer, m, x)
+        except Exception:
+            m._check_initializers()  # zeros of another dtype than theirs may be the reason
+            raise
         m._with_training(layer)
         return y
     reduced = _for_entries(mode)

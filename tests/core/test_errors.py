@@ -1,5 +1,7 @@
 """Messages by their exact words; where they arise is tested in test_compose.py."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -217,3 +219,37 @@ def test_a_layer_in_front_moves_the_default_names():
     with pytest.raises(jn.Misfit) as error:
         named.apply(params, state, x)
     assert not [note for note in error.value.__notes__ if "counted" in note]
+
+
+NOT_FLOATS = {
+    "permutation": ((3,), "jnp.int32", lambda key, shape, dtype: jax.random.permutation(key, 3)),
+    "key": ((), "jax.random.key(0).dtype", lambda key, shape, dtype: key),
+    "booleans": ((3,), "bool", lambda key, shape, dtype: jax.random.bernoulli(key, 0.5, shape)),
+    "integers": ((3,), "jnp.int32", lambda key, shape, dtype: jnp.arange(3)),
+}
+
+
+def used(name, entry, x):
+    """A value that needs the entry in its own dtype, as a model with such an entry does."""
+    if name == "permutation":
+        return x[:, entry]
+    if name == "key":
+        return x + jax.random.normal(entry, x.shape)
+    return x * entry
+
+
+@pytest.mark.parametrize("name", NOT_FLOATS)
+def test_an_entry_that_is_not_trained_says_that_it_is_state(name):
+    shape, dtype, initializer = NOT_FLOATS[name]
+    net = jn.compose(lambda m, x: used(name, m.param("entry", initializer, shape), x), name="net")
+    line = f"m.state('entry', initializer, {shape}, {dtype})"
+    with pytest.raises(TypeError, match=re.escape(line)):
+        net.init(jax.random.key(0), jn.spec((2, 3)))
+
+    def forward(m, x):  # the line that the message says to write
+        return used(name, eval(line, {"m": m, "initializer": initializer, "jnp": jnp, "jax": jax}), x)
+
+    net = jn.compose(forward, name="net")
+    params, state = net.init(jax.random.key(0), jn.spec((2, 3)))
+    y, after = jax.jit(net.apply)(params, state, jnp.ones((2, 3)))
+    assert (y.shape, after["entry"].dtype) == ((2, 3), state["entry"].dtype)

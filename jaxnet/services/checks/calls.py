@@ -91,7 +91,7 @@ def as_dict(who: str, kind: str, tree: PyTree) -> Any:
 def initialized(
     who: str, name: str, initializer: Callable, key: jax.Array, needed: Any
 ) -> jax.Array:
-    """Return the array of an initializer; raise if it has the wrong shape.
+    """Return the array of an initializer; raise if it has the wrong shape or kind of numbers.
 
     Example:
       >>> needed = jax.ShapeDtypeStruct((3,), jnp.float32)
@@ -117,4 +117,17 @@ def initialized(
             f"{who}: the initializer of {name!r} must return an array of shape {needed.shape}, "
             f"got {got}"
         )
+    if _is_inexact(value.dtype) != _is_inexact(needed.dtype):
+        dtype = "bool" if value.dtype == bool else f"jnp.{value.dtype}"
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            dtype = "jax.random.key(0).dtype"
+        raise TypeError(
+            f"{who}: the initializer of {name!r} must return {needed.dtype}, got {value.dtype}. "
+            "A parameter is trained, so it holds floats. For other arrays write "
+            f"m.state({name!r}, initializer, {needed.shape}, {dtype})"
+        )
     return value
+
+
+def _is_inexact(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.inexact)
