@@ -223,6 +223,8 @@ def constant(value: float) -> Initializer:
         """Fill every entry with one value; the key is not used."""
         checks.check_shape("constant: the shape", shape)
         dtype = jax.dtypes.canonicalize_dtype(dtype)
+        if not all(isinstance(size, int | np.integer) for size in shape):
+            return jnp.full(shape, value, dtype)  # variable sizes, of an exported program
         # In NumPy, since jnp.full compiles for every shape.
         return checks.on_device(np.full(shape, value, dtype))
 

@@ -20,8 +20,9 @@ file: 0.12.0 reads files of 0.10.2, but not the reverse.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +31,10 @@ import jax.export
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.nets import check_net
+from jaxnet.nets import carried_entries, check_net
 from jaxnet.services.checks import all_native, at_least, check_input, check_options, one_of
 from jaxnet.services.files import file_path, readable, replace_file
-from jaxnet.services.trees import PyTree, describe, path_name
+from jaxnet.services.trees import PyTree, describe, flat, with_entries
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # platforms of jax.export
 DIGEST = hashlib.sha256().digest_size  # bytes of the checksum
@@ -66,8 +67,12 @@ class Program(NamedTuple):
     def __call__(self, *inputs: PyTree) -> PyTree:
         """Return the output for x, or for (weights, x) if the weights are outside.
 
+        A net that changes its state in evaluation, such as a stream, takes the state before x, as
+        `jn.start_stream` or the call before gave it, and returns (y, state).
+
         Raises:
           TypeError: If an argument does not consist of arrays.
+          ValueError: If the state lacks an entry.
           ValueError: If the input has the wrong structure, shape or dtype, if the platform differs,
             or if a newer JAX wrote the program.
         """
@@ -77,12 +82,14 @@ class Program(NamedTuple):
             raise TypeError(
                 f"program: expected {self._input()}, got {describe(inputs):.60}"
             ) from None
+        if names := self._carried():
+            *first, state, x = inputs
+            inputs = (*first, entries_of("program", names, state), x)
         try:
             return self.exported.call(*inputs)
         except ValueError as error:
-            raise ValueError(
-                f"program: expected {self._input()}, got {_words(inputs)}: {error}"
-            ) from None
+            got = _words(inputs, names)
+            raise ValueError(f"program: expected {self._input()}, got {got}: {error}") from None
         except jax.errors.JaxRuntimeError as error:
             if "deserialize" not in str(error):
                 raise
@@ -114,13 +121,29 @@ class Program(NamedTuple):
         replace_file("Program.save", path, data + hashlib.sha256(data).digest())
         return path
 
-    def _input(self) -> str:
+    def _inputs(self) -> tuple:
         inputs, _ = jax.tree.unflatten(self.exported.in_tree, self.exported.in_avals)
-        return _words(inputs)
+        return inputs
+
+    def _outputs(self) -> PyTree:
+        return jax.tree.unflatten(self.exported.out_tree, self.exported.out_avals)
+
+    def _carried(self) -> list[str]:
+        """Return the names of the entries of the state that the program takes and returns."""
+        *_, state, _ = ({}, *self._inputs())
+        outputs = self._outputs()
+        takes_state = isinstance(state, dict) and isinstance(outputs, tuple) and len(outputs) == 2
+        return list(state) if takes_state and outputs[1] == state else []
+
+    def _input(self) -> str:
+        return _words(self._inputs(), self._carried())
 
     def __str__(self) -> str:
-        outputs = jax.tree.unflatten(self.exported.out_tree, self.exported.out_avals)
-        return f"{self._input()} -> {describe(outputs)} on {', '.join(self.exported.platforms)}"
+        outputs = describe(self._outputs())
+        if self._carried():
+            y, _ = self._outputs()
+            outputs = f"({describe(y)}, state)"
+        return f"{self._input()} -> {outputs} on {', '.join(self.exported.platforms)}"
 
 
 def export(
@@ -143,9 +166,13 @@ def export(
         jn.save("net.safetensors", {"params": params, "state": state})
         load_exported("net.stablehlo")(safetensors.numpy.load_file("net.safetensors"), images)
 
+    The program of a net that changes its state in evaluation, such as a stream, takes the state and
+    returns the next one: `y, state = program(state, x)`. Its entries are a dict of arrays by path,
+    such as "gru/h". What does not change, such as the statistics of batch norm, is a weight.
+
     Args:
       net: Any layer.
-      params, state: Params and state of the net.
+      params, state: Params and state of the net; for a stream that of `jn.start_stream`.
       x: Input, or its `jn.spec`, or a pytree of them, batch axis first. For further variable sizes,
         pass specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`.
       batch: Batch size; None allows any size from 1.
@@ -167,6 +194,19 @@ def export(
       >>> outside = export(net, params, state, x, platforms=["cpu", "tpu"], weights_inside=False)
       >>> print(outside)
       (a dict of 4 weights, (batch, 8, 6, 1) float32) -> (batch, 3) float32 on cpu, tpu
+
+      A net that hears its sequence step by step:
+
+      >>> stream, x = jn.stream(jn.gru(4)), jn.spec((2, 1, 5))
+      >>> params, _ = stream.init(jax.random.key(0), x)
+      >>> program = export(stream, params, jn.start_stream(stream, x), x, platforms=["cpu"])
+      >>> print(program)
+      (a state of h, (batch, 1, 5) float32) -> ((batch, 1, 4) float32, state) on cpu
+      >>> state = jn.start_stream(stream, jn.spec((3, 1, 5)))
+      >>> for chunk in jnp.ones((2, 3, 1, 5)):
+      ...     y, state = program(state, chunk)
+      >>> y.shape, state["h"].shape
+      ((3, 1, 4), (3, 4))
     """
     net, params, state = check_net("export", net, params, state, x)
     x = check_input("export", x)
@@ -180,19 +220,34 @@ def export(
             one_of("export", "a platform", platform, PLATFORMS)
     check_options("export", weights_inside=weights_inside)
     spec, is_open = open_spec("export", x, batch)
-    weights, structure = jax.tree_util.tree_flatten_with_path({"params": params, "state": state})
-    by_path = {path_name(path): jnp.asarray(leaf) for path, leaf in weights}
-
-    def run(weights, x):
-        tree = jax.tree.unflatten(structure, [weights[name] for name in by_path])
-        return net.apply(tree["params"], tree["state"], x)[0]
-
-    def run_inside(x):
-        return run(by_path, x)
-
-    function, inputs = (run_inside, (spec,)) if weights_inside else (run, (by_path, spec))
     with variable_batch("export", is_open):
+        carried = carried_entries(net, params, state, spec)
+        entries = {f"state/{path}" for path in carried}
+        trees = {"params": params, "state": state}
+        weights = {path: jnp.asarray(a) for path, a in flat(trees) if path not in entries}
+        function = _function(net, trees, by_state=bool(carried))
+        inputs = (weights, carried, spec)
+        if not carried:
+            inputs = (weights, spec)
+        if weights_inside:
+            function, inputs = partial(function, weights), inputs[1:]
         return Program(jax.export.export(jax.jit(function), platforms=platforms)(*inputs))
+
+
+def _function(net: Layer, trees: dict[str, PyTree], *, by_state: bool) -> Callable:
+    """Return the net as a function of (weights, x), or of (weights, state, x), by path."""
+
+    def run(weights, state, x):
+        entries = weights | {f"state/{path}": leaf for path, leaf in state.items()}
+        given = with_entries(trees, entries)
+        y, after = net.apply(given["params"], given["state"], x)
+        return y, {path: leaf for path, leaf in flat(after) if path in state}
+
+    def run_alone(weights, x):
+        y, _ = run(weights, {}, x)
+        return y
+
+    return run if by_state else run_alone
 
 
 def load_exported(path: str | os.PathLike) -> Program:
@@ -224,6 +279,24 @@ def load_exported(path: str | os.PathLike) -> Program:
             "by Program.save; for a file of jax.export use jax.export.deserialize"
         )
     return Program(jax.export.deserialize(bytearray(data)))
+
+
+def entries_of(who: str, names: list[str], state: PyTree) -> dict[str, jax.Array]:
+    """Return the entries of these names from a whole state, or from a dict of them by path.
+
+    Raises:
+      ValueError: If one is missing.
+
+    Example:
+      >>> entries_of("program", ["gru/h"], {"gru": {"h": 3}, "norm": {"mean": 2}})
+      {'gru/h': Array(3, dtype=int32, weak_type=True)}
+    """
+    by_path = dict(flat(state))
+    missing = [name for name in names if name not in by_path]
+    if missing:
+        given = ", ".join(map(str, by_path)) or "nothing"
+        raise ValueError(f"{who}: the state needs {', '.join(names)}, got {given}")
+    return {name: jnp.asarray(by_path[name]) for name in names}
 
 
 @contextmanager
@@ -273,9 +346,13 @@ def open_spec(who: str, x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
     return jax.tree.map(leaf, x), is_symbolic or batch is None
 
 
-def _words(inputs: tuple) -> str:
-    """Return the arguments of a program in words."""
-    if len(inputs) == 1:
-        return describe(inputs[0])
-    weights, *rest = inputs
-    return f"(a dict of {len(weights)} weights, {', '.join(map(describe, rest))})"
+def _words(inputs: tuple, carried: list[str]) -> str:
+    """Return the arguments of a program in words; `carried` names the entries of its state."""
+    *first, x = inputs
+    words = [describe(x)]
+    if carried and first:
+        first.pop()
+        words.insert(0, f"a state of {', '.join(carried)}")
+    if first:
+        words.insert(0, f"a dict of {len(first[0])} weights")
+    return words[0] if len(words) == 1 else f"({', '.join(words)})"

@@ -19,13 +19,13 @@ import numpy as np
 from jax import lax
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.interop.export import open_spec, variable_batch
+from jaxnet.interop.export import entries_of, open_spec, variable_batch
 from jaxnet.interop.lax import OURS, evaluate
-from jaxnet.nets import check_net
+from jaxnet.nets import carried_entries, check_net
 from jaxnet.services.checks import at_least, check_input, is_traced
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, replace_file
-from jaxnet.services.trees import PyTree, flat, path_name
+from jaxnet.services.trees import PyTree, flat, path_name, with_entries
 
 TOLERANCE = 1e-4  # largest difference in the comparison, relative to the largest output
 
@@ -46,6 +46,9 @@ def to_onnx(
 
     The inputs are named "x", or by their path in x: "x/0" and "x/1" for a pair, "x/lengths" for the
     entry of a dict. The outputs are named "y" in the same way. Variable sizes have their names.
+
+    A net that changes its state in evaluation, such as a stream, also has its entries as inputs,
+    such as "state/gru/h", and the next ones as outputs, "next/gru/h". A stream starts from zeros.
 
     Caution: it needs the extra jaxnet-toolkit[onnx]. The first conversion of a process imports all
     of jax2onnx, which takes seconds, and while it converts, other threads must not use JAX.
@@ -96,19 +99,23 @@ def to_onnx(
     runtime = _package("onnxruntime")
     params, state = jax.tree.map(jnp.asarray, (params, state))
     spec, is_open = open_spec("to_onnx", x, batch)
-    leaves, structure = jax.tree.flatten(spec)
-
-    def run(*leaves):
-        return net.apply(params, state, jax.tree.unflatten(structure, leaves))[0]
-
     with variable_batch("to_onnx", is_open):
-        traced, result = jax.make_jaxpr(run, return_shape=True)(*leaves)
+        carried = carried_entries(net, params, state, spec)
+        leaves, structure = jax.tree.flatten((carried, spec))
+
+        def run(*leaves):
+            entries, x = jax.tree.unflatten(structure, leaves)
+            y, after = net.apply(params, with_entries(state, entries), x)
+            return {path: leaf for path, leaf in flat(after) if path in carried}, y
+
+        traced, (_, result) = jax.make_jaxpr(run, return_shape=True)(*leaves)
 
     def run_converted(*arguments):
         return _distinct(arguments, evaluate(traced, arguments, CONVERTED))
 
     converted = jax.make_jaxpr(run_converted)(*leaves)
-    inputs, outputs = _names("x", spec), _names("y", result)
+    inputs = [f"state/{path}" for path in carried] + _names("x", spec)
+    outputs = [f"next/{path}" for path in carried] + _names("y", result)
     names = {"model_name": net.name, "input_names": inputs, "output_names": outputs}
     try:
         model = jax2onnx.to_onnx(lambda *arrays: evaluate(converted, arrays, {}), leaves, **names)
@@ -124,6 +131,7 @@ def to_onnx(
     is_data = not any(isinstance(a, jax.ShapeDtypeStruct) for a in arrays)
     fits = batch is None or {a.shape[0] for a in arrays if a.shape} <= {batch}
     if is_data and fits:
+        arrays = [*entries_of("to_onnx", list(carried), state).values(), *arrays]
         arrays = [np.asarray(a, leaf.dtype) for a, leaf in zip(arrays, leaves, strict=True)]
         compare(session, inputs, arrays, jax.tree.leaves(jax.jit(run)(*arrays)))
     if path is not None:

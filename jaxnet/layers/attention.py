@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.core import Layer, as_layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
@@ -413,7 +412,7 @@ def _to_cache(m, form, q, k, v, mask, scoring):
     cache = update_cache(m, q, k, v, before=before, rotate=form.rotate, name=form.name)
     if not form.return_weights and in_blocks(cache.q, cache.k, only_ranges=scoring.key is None):
         k, v, ranges, empty = cache.in_order()
-        bias = _placed(m, form, q, cache.at, np.arange(k.shape[1]), empty)
+        bias = _placed(m, form, q, cache.at, counted(k.shape[1]), empty)
         scoring = scoring._replace(bias=bias)
         y, total = blockwise_attention(cache.q, k, v, ranges, None, scoring)
         return scoring.sunk(y, total), None, cache.fits

@@ -237,7 +237,7 @@ def _padded(m, x, name, padding, size, steps, apart) -> tuple[jax.Array, Any]:
     if m.stream is None:
         return x, pad_pairs(name, padding, x.shape[1:-1], size, steps, apart)
     before = (size[0] - 1) * apart[0]  # earlier steps that a window has
-    space = (max(x.shape[1], before + 1), *x.shape[2:-1])
+    space = (before + 1, *x.shape[2:-1])  # with strides of 1, padding is the same for any time
     pairs = pad_pairs(name, padding, space, size, steps, apart)
     if pairs[0] != (before, 0) or steps[0] != 1:
         m._not_in_stream('needs padding="CAUSAL" and strides of 1 along time')

@@ -340,7 +340,7 @@ def stream_positions(m: Any, batch: int, time: int) -> jax.Array:
     index = m.state("index", zeros, (batch,), jnp.int32)
     steps = time if m.stream.steps is None else m.stream.steps.astype(index.dtype)
     m.update("index", index + steps)
-    return index[:, None] + np.arange(time)[None]
+    return index[:, None] + counted(time)[None]
 
 
 def _positions(m: Any, inputs, name: str):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.initializers import zeros
-from jaxnet.layers.embedding import stream_positions
+from jaxnet.layers.embedding import counted, stream_positions
 from jaxnet.ops.blockwise import Ranges
 from jaxnet.services.checks import check_range
 
@@ -93,7 +93,7 @@ def update_cache(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str)
         seen &= place >= query - before
 
     def in_order():
-        steps_of_chunk = np.arange(time, dtype=np.int32)[None]
+        steps_of_chunk = counted(time).astype(np.int32)[None]
         if not keeps_all:
             assert before is not None
             return _from_the_oldest(k, v, start, steps_of_chunk, slots, before)
@@ -107,7 +107,7 @@ def update_cache(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str)
 
 def _written(m: Any, old: dict[str, Any], new: dict[str, Any], slot: jax.Array) -> dict[str, Any]:
     """Return the kept arrays after this chunk is written into their slots, in the state too."""
-    rows = np.arange(slot.shape[0])[:, None]
+    rows = counted(slot.shape[0])[:, None]
     now = {}
     for entry, cached in old.items():
         value = new[entry].astype(cached.dtype)

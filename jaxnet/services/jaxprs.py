@@ -267,6 +267,39 @@ def depends_on(jaxpr: Any, selected: Sequence[bool], *, gradient: bool = False) 
     return list(map(bool, _marks(jaxpr, marks, gradient=gradient)))
 
 
+# Equations that call a function, whose results are those of its body.
+CALLS = {
+    "checkpoint", "closed_call", "cond", "core_call", "custom_jvp_call", "custom_vjp_call",
+    "custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2", "scan", "shard_map",
+}  # fmt: skip
+
+
+def passed_on(program: Any) -> list[int | None]:
+    """Return for each result of a program the index of the input that it is; None if it is new.
+
+    Example:
+      >>> passed_on(jax.make_jaxpr(lambda a, b: (jax.jit(lambda a: a)(b), a + 0, a))(1.0, 2.0))
+      [1, None, 0]
+    """
+    jaxpr = getattr(program, "jaxpr", program)
+    shapes = [variable.aval.shape for variable in jaxpr.invars]
+
+    def rule(eqn: Any, known: list[Any], inside: list[list[Any]]) -> list[Any]:
+        new = [None] * len(eqn.outvars)
+        bodies = [results for results in inside if len(results) == len(eqn.outvars)]
+        if eqn.primitive.name not in CALLS or not bodies:
+            return new
+        results = []
+        for variable, *indices in zip(eqn.outvars, *bodies, strict=True):
+            index, is_one = indices[0], len(set(indices)) == 1
+            # In a loop, a result that each turn gives is the input only if it has the same turns.
+            is_same = is_one and index is not None and variable.aval.shape == shapes[index]
+            results.append(index if is_same else None)
+        return results
+
+    return follow(program, range(len(shapes)), rule, None)
+
+
 def weights_in(program: Any) -> list[jax.Array]:
     """Return the float arrays of two axes or more that a program captures and that gradients reach.
 

@@ -332,3 +332,14 @@ def joined(chosen: Iterable[bool], some: Iterable[Any], others: Iterable[Any]) -
     """
     some, others = iter(some), iter(others)
     return [next(some if is_chosen else others) for is_chosen in chosen]
+
+
+def with_entries(tree: PyTree, entries: dict[str, Any]) -> PyTree:
+    """Return a tree with other values at some paths.
+
+    Example:
+      >>> with_entries({"gru": {"h": 1}, "norm": {"mean": 2}}, {"gru/h": 3})
+      {'gru': {'h': 3}, 'norm': {'mean': 2}}
+    """
+    leaves = [entries.get(path, leaf) for path, leaf in flat(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)

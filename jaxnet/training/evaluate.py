@@ -1,5 +1,6 @@
 """Compute the loss and metrics of an objective, and the outputs of a net, batch by batch."""
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
+from jaxnet.nets import carried_entries
 from jaxnet.services import peers
 from jaxnet.services.checks import as_dict, at_least, check_type
 from jaxnet.services.checks.keywords import explain_keywords
@@ -181,6 +183,7 @@ def predict(
     Raises:
       ValueError: If there are no examples, or if lengths are unequal.
       ValueError: If x has a NaN, or ids without an embedding.
+      ValueError: If the net changes its state in evaluation, as a stream does.
 
     Example:
       >>> net = jn.serial(jn.dense(2, use_bias=False), jax.nn.softmax)
@@ -217,7 +220,9 @@ def predict_program(net: Layer, batching: Batching, shardings: placement.Where) 
 
     def run(params, state, x):
         def outputs(_, i, batch):
-            y, _ = net.apply(params, state, batch)
+            y, after = net.apply(params, state, batch)
+            if any(map(operator.is_not, jax.tree.leaves(after), jax.tree.leaves(state))):
+                _check_forgets(net, params, state, batch)
             for leaf in jax.tree.leaves(y):
                 if jnp.shape(leaf)[:1] != (batching.size,):
                     raise ValueError(
@@ -237,6 +242,16 @@ def predict_program(net: Layer, batching: Batching, shardings: placement.Where) 
         return jax.tree.map(joined, y)
 
     return _program("predict", net, batching, shardings, run)
+
+
+def _check_forgets(net: Layer, params: Params, state: State, batch: PyTree) -> None:
+    """Raise if an output depends on the calls before it: here each batch would be the first."""
+    if carried := carried_entries(net, params, state, batch):
+        raise ValueError(
+            f"predict: {net.name} changes its state in evaluation, {', '.join(carried)}, as a "
+            "stream does, and each batch would begin anew. Write y, state = net.apply(params, "
+            "state, chunk) for each chunk or, for whole sequences, pass the net without jn.stream"
+        )
 
 
 def _program(

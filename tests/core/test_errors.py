@@ -247,7 +247,9 @@ def test_an_entry_that_is_not_trained_says_that_it_is_state(name):
         net.init(jax.random.key(0), jn.spec((2, 3)))
 
     def forward(m, x):  # the line that the message says to write
-        return used(name, eval(line, {"m": m, "initializer": initializer, "jnp": jnp, "jax": jax}), x)
+        return used(
+            name, eval(line, {"m": m, "initializer": initializer, "jnp": jnp, "jax": jax}), x
+        )
 
     net = jn.compose(forward, name="net")
     params, state = net.init(jax.random.key(0), jn.spec((2, 3)))

@@ -227,6 +227,46 @@ def test_positions_of_an_open_time_axis(net):
         np.testing.assert_allclose(found, wanted, 1e-4, 1e-5)
 
 
+CAUSAL = {"padding": "CAUSAL"}
+STREAMS = {
+    "a policy": lambda: jn.serial(jn.conv(6, 3, **CAUSAL), jn.batch_norm(), jn.gru(5)),
+    "two lstm": lambda: jn.serial(jn.lstm(4), jn.lstm(3)),
+    "attention": lambda: jn.multi_head_attention(2, causal=True, rotary=True),
+    "a window": lambda: jn.multi_head_attention(2, causal=True, window=(2, 0)),
+    "a block": lambda: jn.transformer_block(2, causal=True, rotary=True),
+}
+
+
+@converter
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_goes_on_from_step_to_step(name, batch):
+    import onnxruntime
+
+    net, x = STREAMS[name](), normal(3, 7, 4)
+    params, state = drawn(net, x)
+    whole, _ = jax.jit(net.apply)(params, state, x)
+    stream = jn.stream(net, 7)
+    start = jn.start_stream(stream, x[:, :1], state)
+    if batch is None and name in ("attention", "a window", "a block"):  # indices of jax2onnx
+        with pytest.raises(ValueError, match=r"A fixed batch size may help"):
+            to_onnx(stream, params, start, x[:, :1])
+        return
+    model = to_onnx(stream, params, start, x[:, :1], batch=batch)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    entries = [given for given in session.get_inputs() if given.name.startswith("state/")]
+    dtypes = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
+    state = {each.name: np.zeros((3, *each.shape[1:]), dtypes[each.type]) for each in entries}
+    names = [output.name for output in session.get_outputs()]
+    outputs = []
+    for time in range(7):
+        found = dict(zip(names, session.run(None, state | {"x": x[:, [time]]}), strict=True))
+        state = {name: found[name.replace("state/", "next/")] for name in state}
+        outputs.append(found["y"])
+    np.testing.assert_allclose(np.concatenate(outputs, 1), whole, 0, 1e-5)
+
+
 # A 3-D convolution, and a sort over the batch.
 UNSUPPORTED = {"conv-video", "moe", "moe-lengths"}
 # jax2onnx 0.17.1 converts them, but onnxruntime stops: it finds the size of a concatenated bias in
