@@ -15,7 +15,14 @@ from jaxnet.ops.convolution import multiply
 from jaxnet.ops.native.conv import is_wide
 from jaxnet.ops.native.gemv import few_rows, is_few
 from jaxnet.ops.precision import at_least_float32, output_dtype
-from jaxnet.services.checks import all_native, at_least, check_options, check_type
+from jaxnet.services.checks import (
+    all_native,
+    at_least,
+    check_options,
+    check_range,
+    check_type,
+    looks_at_data,
+)
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.nodes import Stored
 
@@ -129,7 +136,8 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     """Return the rows of a table (n, ...); NaN for ids out of range, including negative ids.
 
     If the table comes from `m.kernel`, only the rows that are read become floats. The rows of a
-    table of integers become floats too, because integers have no NaN.
+    table of integers become floats too, because integers have no NaN. `jn.fit` and other functions
+    that get data raise for such ids before they compute anything, as they do for `jn.embedding`.
 
     Returns:
       Array (*ids.shape, ...) of floats: of the table's dtype, or float32 for a table of integers.
@@ -141,6 +149,8 @@ def rows(table: jax.Array | Stored, ids: jax.Array) -> jax.Array:
     table, ids = _read("rows", table=table, ids=ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"rows: ids must hold integers, got {ids.dtype}")
+    if looks_at_data():
+        check_range(ids, table.shape[0], "rows: ids")
     ids = ids.astype(jnp.promote_types(ids.dtype, jnp.int32))  # 8 bits count no further than 127
     if isinstance(table, Stored):
         return table.rows(ids)

@@ -1,4 +1,4 @@
-"""Find targets that a loss would misread: a lookup would take -1 for the last class."""
+"""Find targets and ids that a layer would misread: a lookup would take -1 for the last class."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.services.checks import WrongValues, concrete_values
+from jaxnet.services.checks import WrongValues, at_data, concrete_values
 from jaxnet.services.trees import PyTree, flat, is_float, key_spec, memo_of, shapes_of
 from jaxnet.services.warn import warn
 from jaxnet.training.objective import Supervised, supervised_in
@@ -26,23 +26,24 @@ def check_targets(
     *,
     train: bool = False,
 ) -> None:
-    """Raise what the losses of an objective say about the targets of these data.
+    """Raise what an objective's losses say about targets, and its embeddings about ids.
 
-    The objective is traced with the inputs as shapes and the targets as values, so each loss in it
-    checks them, wherever it is. Nothing is computed.
+    The objective is traced with the inputs as shapes and with targets and ids as values, so each
+    loss and each embedding in it checks them, wherever it is. Nothing is computed.
 
     Args:
       objective: Objective that gets the data.
       params, state: Params and state of the objective.
       data: Pair (x, targets), all examples or a batch. Other data count as targets as a whole.
       who: Name of the function, for the message.
-      accepted: Integers found so far in each array of a stream's targets, empty at first. Later
-        batches are only checked if they have new integers.
+      accepted: Integers found so far in each array of a stream's ids and targets, empty at first.
+        Later batches are only checked if they have new integers.
       train: Whether the objective is traced in training, where it may change the batch. Targets
         that it makes itself are not checked.
 
     Raises:
-      ValueError: If a loss would misread a target; this is the error that the loss raises.
+      ValueError: If a loss would misread a target, or an embedding has no row for an id; this is
+        the error that the layer raises.
 
     Example:
       >>> objective = jn.supervised(jn.dense(3), optax.softmax_cross_entropy_with_integer_labels)
@@ -54,9 +55,12 @@ def check_targets(
     """
     parts = supervised_in(objective)
     x, targets, batch_of = _divided(parts, data)
-    inputs = parts.entries.split(data)[0] if parts and parts.entries else x
-    check_bytes(parts.net if parts else objective, inputs, who)
-    leaves, structure = jax.tree.flatten(targets)
+    seen_by_net = parts.entries.split(data)[0] if parts and parts.entries else x
+    check_bytes(parts.net if parts else objective, seen_by_net, who)
+    inputs, structure_of_inputs = jax.tree.flatten(x)
+    are_ids = list(map(_may_be_ids, inputs))
+    ids = [leaf for leaf, is_ids in zip(inputs, are_ids, strict=True) if is_ids]
+    leaves, structure = jax.tree.flatten((ids, targets))
     if accepted is not None:
         integers = list(map(_integers, leaves))
         if accepted and all(map(frozenset.issuperset, accepted, integers)):
@@ -65,24 +69,28 @@ def check_targets(
         accepted[:] = [a | b for a, b in zip(before, integers, strict=True)]
     values = [_values(leaf, alone=len(leaves) == 1) for leaf in leaves]
 
-    def run(params, state, x, targets, key):
-        target_leaves = [t if v is None else v for v, t in zip(values, targets, strict=True)]
-        batch = batch_of(x, jax.tree.unflatten(structure, target_leaves))
+    def run(params, state, inputs, leaves, key):
+        checked = [leaf if v is None else v for v, leaf in zip(values, leaves, strict=True)]
+        ids, targets = jax.tree.unflatten(structure, checked)
+        ids = iter(ids)
+        inputs = [next(ids) if is_ids else a for a, is_ids in zip(inputs, are_ids, strict=True)]
+        batch = batch_of(jax.tree.unflatten(structure_of_inputs, inputs), targets)
         output, _ = objective.apply(params, state, batch, key=key, train=train)
         return output
 
     def trace(state):
-        return jax.eval_shape(run, *shapes_of((params, state, x, leaves)), key_spec())
+        return jax.eval_shape(run, *shapes_of((params, state, inputs, leaves)), key_spec())
 
     def trace_afresh():  # the state may have one entry per row, for different rows
         _, fresh = jax.eval_shape(objective.init, key_spec(), shapes_of(data))
         return trace(fresh)
 
     try:
-        if trace_or_none(trace, state) is None:
-            trace_or_none(trace_afresh)
+        with at_data():
+            if trace_or_none(trace, state) is None:
+                trace_or_none(trace_afresh)
     except WrongValues as error:
-        error.add_note(f"{who} looked at the targets first: nothing was computed with them")
+        error.add_note(f"{who} looked at the data first: nothing was computed with them")
         raise
 
 
@@ -100,6 +108,11 @@ def _divided(
         x, targets = data
         return x, targets, lambda x, targets: (x, targets)
     return (), data, lambda x, targets: targets
+
+
+def _may_be_ids(leaf: Any) -> bool:
+    """Return whether an input may hold rows of a table; bytes are more often pixels."""
+    return jnp.issubdtype(leaf.dtype, jnp.integer) and leaf.dtype != np.uint8
 
 
 def check_bytes(net: Layer, x: PyTree, who: str) -> None:

@@ -62,7 +62,7 @@ def test_a_label_that_is_not_a_class(run, label):
     with pytest.raises(ValueError, match=words) as error:
         run(bad(label))
     notes = error.value.__notes__
-    assert any(note.startswith(f"{who} looked at the targets first") for note in notes)
+    assert any(note.startswith(f"{who} looked at the data first") for note in notes)
 
 
 SOFTMAX = functools.partial(optax.softmax_cross_entropy)
@@ -262,7 +262,7 @@ def test_the_first_batch_of_a_loop_of_your_own():
     trainer, train_state = started(jn.dense(3), (X, GOOD))
     with pytest.raises(ValueError, match="got -1") as error:
         trainer.step(train_state, (X, bad(-1)))
-    assert "step looked at the targets first" in error.value.__notes__[-1]
+    assert "step looked at the data first" in error.value.__notes__[-1]
     trainer.step(train_state, (X, GOOD))  # nothing was used up
 
 
@@ -270,7 +270,7 @@ def test_targets_to_evaluate_are_checked_before_an_epoch_is_trained():
     trainer, train_state = started(jn.dense(3), (X, GOOD))
     with pytest.raises(ValueError, match="got -1") as error:
         jn.fit(trainer, train_state, (X, GOOD), epochs=1, evaluate=(X, bad(-1)), progress=False)
-    assert "fit: evaluate looked at the targets first" in error.value.__notes__[-1]
+    assert "fit: evaluate looked at the data first" in error.value.__notes__[-1]
 
 
 def test_a_stream_may_have_an_empty_array_of_integers():
@@ -302,3 +302,39 @@ def test_bytes_for_a_net_of_floats_up_to_1(recwarn):
     evaluate(GOOD, net=net, x=pixels)
     for who, warned in zip(("predict", "evaluate"), recwarn, strict=True):
         assert f"{who}: x is uint8, but dense saw floats" in str(warned.message)
+
+
+FLOATS = np.random.default_rng(4).normal(size=(16, 4)).astype(np.float32)
+IDS = np.random.default_rng(3).integers(0, 10, (16, 5))
+OF_IDS = jn.serial(jn.embedding(10, 4), jn.last_step(), jn.dense(3))
+
+
+def by_rows(m, x):
+    table = m.kernel("table", jn.initializers.normal(1.0), (10, 4))
+    return m(jn.dense(3), jn.rows(table, x).mean(1))
+
+
+def beside_floats(m, x, ids):
+    return m(jn.dense(3), x) + m(OF_IDS, ids)
+
+
+NETS_OF_IDS = {
+    "embedding": (OF_IDS, lambda ids: ids),
+    "rows": (jn.compose(by_rows), lambda ids: ids),
+    "a dict": (jn.compose(beside_floats), lambda ids: {"x": FLOATS, "ids": ids}),
+    "a tuple": (jn.compose(beside_floats), lambda ids: (FLOATS, ids)),
+}
+
+
+@pytest.mark.parametrize("run", [fit, fit_stream, evaluate, sweep])
+@pytest.mark.parametrize("name", NETS_OF_IDS)
+@pytest.mark.parametrize("wrong", [10, -1])
+def test_an_id_beyond_its_table(run, name, wrong):
+    net, inputs_of = NETS_OF_IDS[name]
+    ids = IDS.copy()
+    ids[11, 3] = wrong
+    y = np.arange(16) % 3
+    with pytest.raises(ValueError, match=rf"\[0, 10\), got {wrong}") as error:
+        run(y, net=net, x=inputs_of(ids))
+    assert any("looked at the data first" in note for note in error.value.__notes__)
+    run(y, net=net, x=inputs_of(IDS))

@@ -6,10 +6,12 @@ arguments. Shapes and dtypes are known while tracing too; values are checked if 
 
 from jaxnet.services.checks.arrays import WrongValues as WrongValues
 from jaxnet.services.checks.arrays import as_array as as_array
+from jaxnet.services.checks.arrays import at_data as at_data
 from jaxnet.services.checks.arrays import check_arrays as check_arrays
 from jaxnet.services.checks.arrays import check_floats as check_floats
 from jaxnet.services.checks.arrays import check_range as check_range
 from jaxnet.services.checks.arrays import check_rank as check_rank
+from jaxnet.services.checks.arrays import looks_at_data as looks_at_data
 from jaxnet.services.checks.arrays import on_host as on_host
 from jaxnet.services.checks.calls import as_dict as as_dict
 from jaxnet.services.checks.calls import check_call as check_call

@@ -1,7 +1,9 @@
 """Checks of one array: its axes, its dtype, its range."""
 
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -235,6 +237,29 @@ def check_range(ids: Any, size: int, what: str) -> None:
     wrong = values[(values < 0) | (values >= size)]
     if wrong.size:
         raise WrongValues(f"{what} must be in [0, {size}), got {wrong.flat[0]}")
+
+
+_at_data: ContextVar[bool] = ContextVar("at_data", default=False)
+
+
+@contextmanager
+def at_data() -> Iterator[None]:
+    """Let functions that give NaN for a wrong value raise, while data are looked at."""
+    token = _at_data.set(True)
+    try:
+        yield
+    finally:
+        _at_data.reset(token)
+
+
+def looks_at_data() -> bool:
+    """Return whether data are looked at, before anything is computed with them.
+
+    Example:
+      >>> looks_at_data()
+      False
+    """
+    return _at_data.get()
 
 
 # An array of the right shape and dtype has values that a function would misread. Tracebacks and
