@@ -19,6 +19,7 @@ from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, differences, flat, floats_of, with_floats
 from jaxnet.training import memory
+from jaxnet.training.axes import axes_hint
 from jaxnet.training.objective import averaged, supervised_in
 from jaxnet.training.train_state import TrainState, check_train_state
 from jaxnet.training.trainer import Trainer
@@ -79,8 +80,9 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     network was trained; an evaluation loss far above the training loss on the same batch; units
     that are 0 on every example (if they depend on parameters: pixels may be blank), except inside
     `repeat` and `ensemble`; page faults that take over a tenth of a step on CPU; and, for
-    `jn.supervised`, layers in which the examples of a batch influence each other in evaluation, and
-    a sigmoid or softmax before a loss or metric of logits.
+    `jn.supervised`, axes of pictures that a convolution takes for others, layers in which the
+    examples of a batch influence each other in evaluation, and a sigmoid or softmax before a loss
+    or metric of logits.
 
     Nothing is donated or changed: `train_state` can be used afterwards.
 
@@ -136,6 +138,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     if dead:
         words = ", ".join(f"{path} {n} of {units}" for path, (n, units) in dead.items())
         findings.append(f"dead units, 0 on all examples: {words}")
+    findings += _axes(trainer.objective, train_state, batches[0])
     findings += _mixed(trainer.objective, train_state, batches[0])
     findings += _squashed(trainer.objective, train_state, batches[0])
     return Report(findings, entries, dead)
@@ -321,6 +324,16 @@ def memory_findings(step: Callable[[], Any]) -> list[str]:
         f"about {min(share, 1):.0%} of a step goes into {faults:,} page faults, since freed memory "
         "goes back to the system: write jn.reuse_memory() before the first computation"
     ]
+
+
+def _axes(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str]:
+    """Return a finding if the net takes the axes of pictures for others."""
+    parts = supervised_in(objective)
+    if parts is None:
+        return []
+    x, _ = parts.split(batch)
+    hint = axes_hint(parts.net, train_state.params, train_state.state, x)
+    return [hint] if hint else []
 
 
 def _mixed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str]:

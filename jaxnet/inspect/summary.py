@@ -12,6 +12,7 @@ from jaxnet.inspect.cost import flops
 from jaxnet.services.checks import check_input
 from jaxnet.services.table import Table, Tabular, size_of
 from jaxnet.services.trees import Path, PyTree, describe, entry_at, key_spec, nested, shapes_of
+from jaxnet.training.axes import axes_hint
 from jaxnet.transforms.observing import observe
 
 
@@ -51,6 +52,7 @@ class Summary(Tabular):
       rows: List of one `Row` per layer, before the rows of the layers inside it; the first is the
       network.
       params, state: Shapes and dtypes of what `init` returns.
+      hint: What to write if the net takes the axes of pictures for others; otherwise "".
     """
 
     name: str
@@ -58,6 +60,7 @@ class Summary(Tabular):
     rows: list[Row]
     params: PyTree
     state: PyTree
+    hint: str = ""
 
     def table(self) -> Table:
         rows = []
@@ -73,9 +76,10 @@ class Summary(Tabular):
             f"{size_of(_bytes(self.params))} of parameters, {size_of(_bytes(self.state))} of "
             f"state, {size_of(self.activations)} of activations"
         )
+        notes = [note, self.hint] if self.hint else [note]
         title = f"{self.name} for an input of {describe(self.input)}"
         head = ("layer", "kind", "output", "parameters", "state", "FLOPs")
-        return Table(title, head, rows, [("total", None, None, *total)], [note])
+        return Table(title, head, rows, [("total", None, None, *total)], notes)
 
     def _indented(self, path: str) -> str:
         """Return the name of a layer, indented by the number of layers around it."""
@@ -159,7 +163,7 @@ def summary(net: Layer, x: PyTree) -> Summary:
         )
 
     rows = [row(path) for path in nested(calls_by_path)]
-    return Summary(net.name, x, rows, params, state)
+    return Summary(net.name, x, rows, params, state, axes_hint(net, params, state, x))
 
 
 def _work(layer: Layer, x: PyTree, key: Any) -> int:

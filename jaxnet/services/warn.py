@@ -1,5 +1,6 @@
 """Warnings that point to the line of the user, however many functions are between."""
 
+import contextlib
 import os
 import sys
 import warnings
@@ -7,12 +8,16 @@ from pathlib import Path
 
 import jax
 
-# JAX calls back into jaxnet while it traces.
-_OURS = tuple(f"{path.parent}{os.sep}" for path in (Path(__file__).parent, Path(jax.__file__)))
+# JAX calls back into jaxnet while it traces, and a decorator of contextlib is between a function of
+# ours and its caller.
+_OURS = (
+    *(f"{path.parent}{os.sep}" for path in (Path(__file__).parent, Path(jax.__file__))),
+    contextlib.__file__,
+)
 
 
 def warn(message: str) -> None:
-    """Warn at the innermost line of the stack that is not in jaxnet or JAX.
+    """Warn at the innermost line of the stack that is not in jaxnet, JAX or contextlib.
 
     Args:
       message: Text that says who, what is wrong, and what to write instead.

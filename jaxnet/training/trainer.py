@@ -15,6 +15,7 @@ from jaxnet.services import checks
 from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import function_name
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of
+from jaxnet.training.axes import check_axes
 from jaxnet.training.interrupts import uninterrupted
 from jaxnet.training.loss_scale import started
 from jaxnet.training.objective import Average, hint_of_batch
@@ -226,6 +227,7 @@ def trainer(
         filled = drawn if params is None else _filled("params", drawn, params)
         seen = trace_or_none(trace_objective, objective, filled, state, specs)
         check_captured(objective, filled, seen)
+        check_axes(objective, filled, state, specs)
         opt_state = start(filled)
         if RATE in report:
             learning_rate(opt_state)  # raises if there is none
