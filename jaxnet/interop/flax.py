@@ -210,9 +210,11 @@ def from_nnx(
     """Return a layer from a function that builds a Flax NNX module.
 
     An NNX module holds values from its construction, and a layer draws them by key; so `from_nnx`
-    takes `make(rngs) -> module`. The params are the module's `nnx.Param`s; the state holds all
-    other variables except random streams, which are seeded by the layer's key. `train` selects
-    `module.train()` or `module.eval()`, and is passed under the usual names of `from_linen`.
+    takes `make(rngs) -> module`. For the weights of a trained module, return that module: then
+    `init` gives its values, whatever the key is. The params are the module's `nnx.Param`s; the
+    state holds all other variables except random streams, which are seeded by the layer's key.
+    `train` selects `module.train()` or `module.eval()`, and is passed under the usual names of
+    `from_linen`.
 
     Args:
       make: Function that builds the module, whenever values are drawn.
@@ -234,11 +236,19 @@ def from_nnx(
       >>> params, state = net.init(jax.random.key(0), jn.spec((2, 3)))
       >>> jax.tree.map(jnp.shape, params)
       {'Linear': {'bias': (4,), 'kernel': (3, 4)}}
+
+      The weights of a trained module:
+
+      >>> trained = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+      >>> params, _ = from_nnx(lambda rngs: trained).init(jax.random.key(1), jn.spec((2, 3)))
+      >>> bool((params["kernel"] == trained.kernel[...]).all())
+      True
     """
     if isinstance(make, nnx.Module) or not callable(make):
         raise TypeError(
-            "from_nnx: expected a function that builds the module, such as "
-            f"lambda rngs: nnx.Linear(3, 4, rngs=rngs), got {type(make).__name__}"
+            "from_nnx: expected a function that builds the module, such as lambda rngs: "
+            "nnx.Linear(3, 4, rngs=rngs), or lambda rngs: trained for a module that has its "
+            f"weights, got {type(make).__name__}"
         )
 
     _check("from_nnx", call, name)

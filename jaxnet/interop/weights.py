@@ -137,7 +137,13 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
     """
     if isinstance(weights, str | Path):
         weights, _ = read_tensors(who, readable(who, weights))
-    check_type(who, "weights", weights, Mapping, "a state_dict or the path of a safetensors file")
+    hint = ""
+    if hasattr(weights, "state_dict"):
+        hint = "write model.state_dict()"
+    elif hasattr(weights, "weights"):
+        hint = "for Keras write {w.path: w.numpy() for w in model.weights}"
+    wanted = "a dict of arrays by name or the path of a safetensors file"
+    check_type(who, "weights", weights, Mapping, wanted, hint)
     # All are held while addresses are compared: a mapping may make its arrays when it is asked,
     # and the address of one that is freed may become that of the next. It may also refill one
     # buffer, so what is not a dict is copied, and shares its memory only if the values are equal.

@@ -47,12 +47,14 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
 
     Args:
       path: Path of the file, such as "lenet.safetensors"; "~" is the home folder.
-      tree: Arrays and numbers in dicts, lists, tuples and named tuples; the names have no "/".
+      tree: Arrays and numbers in dicts, lists, tuples and named tuples; names are strings without
+        "/", or integers.
       config: Data for JSON, from which you can build the network again.
 
     Raises:
       TypeError: If a leaf is not an array, is a masked array, or has a dtype that JAX lacks.
-      TypeError: If the tree is a bare array, or if JSON cannot hold the config.
+      TypeError: If the tree is a bare array, if a name is another one, or if JSON cannot hold the
+        config.
       ValueError: If a name has "/", or if two leaves have the same path.
       ValueError: If a donating step used up an array.
       IsADirectoryError: If `path` is a directory.
@@ -120,7 +122,9 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     try:
         config = json.loads(metadata.get("config", "null"))
         notes = dict(json.loads(metadata.get("jaxnet", "{}")))
-        leaves = {}
+        leaves, numbered = {}, {}
+        for name, note in notes.items():
+            numbered[name] = _places(note.get("numbers", ()), name)
         for name, value in stored.items():
             note = notes.pop(name, {})
             leaves[name] = _loaded(_numbers(value, note), note)
@@ -129,7 +133,7 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"load: the metadata of {path} is broken: {error!r:.200}") from error
     if like is None:
-        return _nested(path, leaves), config
+        return _nested(path, leaves, numbered), config
     wanted = _without_empty(_named(like, "load"))
     leaves = _without_empty(leaves)
     _compare(path, wanted, leaves)
@@ -147,12 +151,16 @@ def packed(who: str, tree: PyTree, parts: bool = False) -> tuple[dict[str, np.nd
     """
     arrays: dict[str, np.ndarray] = {}
     notes: Notes = {}
-    for name, leaf in _named(tree, who).items():
+    named = _named(tree, who)
+    numbered = _numbered(tree)
+    for name, leaf in named.items():
+        numbers = {"numbers": numbered[name]} if name in numbered else {}
         empty = _empty(leaf)
         if empty:  # such as the empty state of a network without state
-            notes[name] = {"is": empty}
+            notes[name] = numbers | {"is": empty}
             continue
         leaf, note = _without_key(who, name, leaf)
+        note |= numbers
         if getattr(leaf, "is_fully_addressable", True):
             pieces = {name: (leaf, note)}
         elif not parts:
@@ -273,6 +281,7 @@ def _named(tree: PyTree, who: str) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise TypeError(f"{who}: the names in a dict must be all strings: {error}") from None
     for keys, leaf in leaves:
+        _check_names(keys, who)
         words = [jax.tree_util.keystr((key,), simple=True) for key in keys]
         name = "/".join(words)
         if not words and (leaf is None or not _empty(leaf)):
@@ -292,6 +301,33 @@ def _named(tree: PyTree, who: str) -> dict[str, Any]:
             raise ValueError(f"{who}: two leaves have the path {name}")
         named[name] = leaf
     return named
+
+
+def _check_names(keys: Sequence[Any], who: str) -> None:
+    """Raise for a name of a dict that a file could not give back."""
+    for key in keys:
+        name = getattr(key, "key", "")
+        if isinstance(key, jax.tree_util.DictKey) and not _is_number(name):
+            check_type(who, "a name in a dict", name, str, "a str or an int")
+
+
+def _is_number(name: Any) -> bool:
+    return isinstance(name, int) and not isinstance(name, bool)
+
+
+def _numbered(tree: PyTree) -> dict[str, list[int]]:
+    """Return by path of a leaf which parts of its path are integers, the names of a dict."""
+    found, _ = jax.tree_util.tree_flatten_with_path(tree, lambda leaf: bool(_empty(leaf)))
+    numbered = {}
+    for keys, _ in found:
+        places = [
+            i
+            for i, key in enumerate(keys)
+            if isinstance(key, jax.tree_util.DictKey) and _is_number(key.key)
+        ]
+        if places:
+            numbered[jax.tree_util.keystr(keys, simple=True, separator="/")] = places
+    return numbered
 
 
 def _without_key(who: str, name: str, leaf: Any) -> tuple[Any, dict[str, str]]:
@@ -382,7 +418,15 @@ def _describe(name: str, leaf: Any) -> str:
     return describe(leaf)
 
 
-def _nested(path: Path, leaves: dict[str, Any]) -> PyTree:
+def _places(value: Any, name: str) -> list[int]:
+    """Return the places of a path where a dict has an integer, as `_numbered` noted them."""
+    words = name.split("/")
+    if not all(isinstance(i, int) and words[i].lstrip("-").isdecimal() for i in value):
+        raise ValueError(f"the places {value!r:.60} of {name} hold no integers")
+    return list(value)
+
+
+def _nested(path: Path, leaves: dict[str, Any], numbered: dict[str, list[int]]) -> PyTree:
     if [*leaves] == [""] and _empty(leaves[""]):
         return leaves[""]  # the tree itself is empty
     if odd := [name for name in leaves if "" in name.split("/")]:
@@ -390,9 +434,12 @@ def _nested(path: Path, leaves: dict[str, Any]) -> PyTree:
             f"load: {path} has an entry with an empty name, {odd[0]!r:.60}. No tree can hold it; "
             "safetensors.numpy.load_file can read its arrays"
         )
-    tree: dict[str, Any] = {}
+    tree: dict[Any, Any] = {}
     for name, leaf in leaves.items():
-        *parents, last = name.split("/")
+        words: list[Any] = name.split("/")
+        for place in numbered.get(name, []):
+            words[place] = int(words[place])
+        *parents, last = words
         inner = tree
         for parent in parents:
             inner = inner.setdefault(parent, {})

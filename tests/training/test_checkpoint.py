@@ -399,3 +399,26 @@ def test_parts_of_an_array_that_several_hosts_share():
     assert notes == {"kernel[2, 0]": {"of": "kernel", "start": [2, 0]}}
     assert list(arrays) == ["kernel[2, 0]"]
     assert arrays["kernel[2, 0]"].tolist() == [[6, 7, 8], [9, 10, 11]]
+
+
+OF_NUMBERS = {
+    "layers": {0: {"kernel": jnp.ones(2)}, 1: {"kernel": jnp.zeros(3)}},
+    "deep": {"blocks": {10: {2: jnp.ones(2), -1: jnp.zeros(1)}}, "0": jnp.ones(1)},
+    "an empty entry": {0: {}, 1: {"a": jnp.ones(2)}},
+}
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_integers_as_names_come_back_as_integers(tmp_path, name):
+    tree = OF_NUMBERS[name]
+    jn.save(tmp_path / "tree", tree)
+    for like in (None, tree):
+        found, _ = jn.load(tmp_path / "tree", like)
+        assert jax.tree.structure(found) == jax.tree.structure(tree)
+        jax.tree.map(np.testing.assert_array_equal, found, tree)
+
+
+@pytest.mark.parametrize("key", [None, (1, 2), 0.5, True, b"a"])
+def test_other_names_are_refused(tmp_path, key):
+    with pytest.raises(TypeError, match="a name in a dict must be a str or an int"):
+        jn.save(tmp_path / "tree", {key: jnp.ones(2)})

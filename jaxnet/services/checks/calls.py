@@ -77,9 +77,16 @@ def check_call(who: str, params: PyTree, state: PyTree, x: PyTree, key: Any, tra
 
 
 def check_dict(who: str, kind: str, tree: PyTree) -> None:
-    """Raise unless params or state are a dict."""
+    """Raise unless params or state are a dict of names."""
     hint = "write params, state = net.init(key, x), then net.apply(params, state, x)"
     check_type(who, kind, tree, dict, "the dict that init returns", hint)
+    for name in tree:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"{who}: {kind} has the name {name!r} ({type(name).__name__}), but the names that "
+                "init returns are strings; for entries of another library, write "
+                "jn.interop.by_names(net, weights, x, table)"
+            )
 
 
 def as_dict(who: str, kind: str, tree: PyTree) -> Any:
