@@ -142,7 +142,7 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
         hint = "write model.state_dict()"
     elif hasattr(weights, "weights"):
         hint = "for Keras write {w.path: w.numpy() for w in model.weights}"
-    wanted = "a dict of arrays by name or the path of a safetensors file"
+    wanted = "a state_dict or dict of arrays by name, or the path of a safetensors file"
     check_type(who, "weights", weights, Mapping, wanted, hint)
     # All are held while addresses are compared: a mapping may make its arrays when it is asked,
     # and the address of one that is freed may become that of the next. It may also refill one

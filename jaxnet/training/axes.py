@@ -36,7 +36,7 @@ def axes_hint(net: Layer, params: Params, state: State, x: PyTree) -> str:
 
     def see(path, layer, x, y):
         shape = getattr(x, "shape", ())
-        if layer.kind in OF_PICTURES and remedies.get(shape):
+        if layer.kind in OF_PICTURES and len(shape) > 2 and remedies.get(shape):
             over = " × ".join(map(str, shape[1:-1]))
             axes = f"one axis of {over}" if len(shape) == 3 else f"axes of {over}"
             name = "/".join(path) or layer.name

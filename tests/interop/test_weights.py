@@ -36,7 +36,7 @@ def test_tensors(torch):
 
 
 @refused([
-    ([1], "here: weights must be a dict of arrays by name or the path of a safetensors file, got"),
+    ([1], "here: weights must be a state_dict or dict of arrays by name, or the path of"),
     ({3: np.ones(2)}, "here: weights must have names, got 3"),
     ({"a": [1, 2]}, "here: a must be an array or tensor, got list"),
 ], TypeError)  # fmt: skip
