@@ -70,7 +70,7 @@ def spoken_digits(
       download: Whether to download missing data (16 MB, CC BY-SA 4.0), see `tfds.load`.
 
     Returns:
-      `Recordings`: waves, labels, speakers and numbers.
+      `Recordings`: waves, digits, speakers and numbers.
 
     Raises:
       ImportError, FileNotFoundError, ValueError: As in `tfds.load`.

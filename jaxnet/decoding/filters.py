@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet.ops.precision import at_least_float32
 from jaxnet.services.checks import as_array, between, within
@@ -75,9 +76,11 @@ def filter_logits(
         best, order = jax.lax.top_k(z, top_k or vocabulary)
         if top_p is not None:
             p = jax.nn.softmax(best)
-            before = jnp.cumsum(p, -1) - p  # 0 for the first token, which always stays
-            # The sum of all may be rounded to 1 before the last tokens.
-            stays = (before < top_p) | (top_p >= 1)
+            before = jnp.cumsum(p, -1) - p
+            # The first token stays even if top_p is rounded to 0. The sum of all may be rounded to
+            # 1 before the last tokens.
+            is_first = np.arange(best.shape[-1]) == 0
+            stays = is_first | (before < top_p) | (top_p >= 1)
             best = jnp.where(stays, best, -jnp.inf)
         nothing = jnp.full_like(z, -jnp.inf)
         z = jnp.put_along_axis(nothing, order, best, axis=-1, inplace=False)

@@ -140,6 +140,21 @@ def batching_of(who: str, data: PyTree, size: int) -> Batching:
     return Batching(size, check_batch(who, data, size))
 
 
+def check_has_rows(who: str, batch: PyTree) -> None:
+    """Raise for a batch without examples.
+
+    Example:
+      >>> check_has_rows("step", jnp.ones((0, 3)))
+      Traceback (most recent call last):
+      ...
+      ValueError: step: expected at least one example, got arrays of shape (0, 3)
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    if any(shape[:1] == (0,) for shape in shapes):
+        words = ", ".join(map(str, shapes))
+        raise ValueError(f"{who}: expected at least one example, got arrays of shape {words}")
+
+
 def rows_in(data: PyTree) -> int:
     """Return the number of rows, in which all arrays of the data agree.
 

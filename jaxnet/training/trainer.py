@@ -16,6 +16,7 @@ from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import function_name
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of
 from jaxnet.training.axes import check_axes
+from jaxnet.training.batching import check_has_rows
 from jaxnet.training.interrupts import uninterrupted
 from jaxnet.training.loss_scale import started
 from jaxnet.training.objective import Average, hint_of_batch
@@ -278,6 +279,7 @@ def step_of(
         batch = checks.all_native(batch, "step")
         with explain_reuse(train_state):
             if "step" not in cache.watcher.traces:  # later batches are taken to be like the first
+                check_has_rows("step", batch)
                 for each in objectives(train_state, batch):
                     check_targets(*each, batch, "step", train=True)
             # One check suffices, since a train_state is on a mesh as a whole; flattening costs

@@ -12,7 +12,7 @@ from jaxnet.core import Layer
 from jaxnet.services.trees import PyTree, floats_of, with_floats
 from jaxnet.training.accumulate import accumulated
 from jaxnet.training.averages import check_last
-from jaxnet.training.batching import rows_in
+from jaxnet.training.batching import check_has_rows, rows_in
 from jaxnet.training.loss_scale import scaled, skip_if_overflowed, unscaled, unwrapped
 from jaxnet.training.objective import Average, averaged
 from jaxnet.training.objective_trace import rows_are_in_order
@@ -56,6 +56,7 @@ class Update:
           The next train_state, the average of the loss and of each metric, and whether the
           gradient of each leaf of the params is finite, (leaves,).
         """
+        check_has_rows("step", batch)
         # Integers, such as the params of `quantized`, do not change.
         floats = floats_of(train_state.params)
         scaling, opt_state = unwrapped(train_state.opt_state)

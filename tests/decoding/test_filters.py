@@ -101,3 +101,10 @@ def test_a_nucleus_of_everything_drops_no_token():
     for options, kept in ({"min_p": 0.0}, n), ({"top_k": n}, n), ({"top_p": 1e-9}, 1):
         found = jax.jit(partial(filter_logits, **options))(logits)
         assert (np.isfinite(found).sum(-1) == kept).all()
+
+
+@pytest.mark.parametrize("top_p", [1e-40, 1e-30, 1e-7])
+def test_a_nucleus_of_almost_nothing_keeps_the_most_probable_token(top_p):
+    logits = jnp.array([[0.0, 2.0, 1.0], [3.0, -1.0, 0.0]])
+    found = filter_logits(logits, top_p=top_p)
+    assert jnp.isfinite(found).tolist() == [[False, True, False], [True, False, False]]

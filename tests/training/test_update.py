@@ -64,3 +64,13 @@ def test_a_step_inside_other_transforms_is_a_pure_function():
     _, metrics = trainer.step(train_state, batch)  # nothing was donated before
     np.testing.assert_allclose([one, losses[0]], [metrics["loss"]] * 2, rtol=1e-5)
     assert losses[2] < losses[0]
+
+
+def test_a_batch_without_rows_is_refused():
+    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
+    batch = jnp.ones((4, 3)), jnp.ones((4, 1))
+    train_state = trainer.init(jax.random.key(0), batch)
+    with pytest.raises(ValueError, match="step: expected at least one example, got"):
+        trainer.step(train_state, jax.tree.map(lambda a: a[:0], batch))
+    train_state, _ = trainer.step(train_state, batch)  # which is not lost
+    assert int(train_state.step) == 1

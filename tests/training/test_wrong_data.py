@@ -150,12 +150,13 @@ WRONG = {
     "no rows": Wrong(
         (X[:0], Y[:0]),
         "expected at least one example, got arrays of shape (#, #), (#,)",
-        passes=("init", "step", "update"),
+        passes=("init",),
     ),
     "a NaN": Wrong(
         (np.where(X == X[3, 1], np.nan, X), Y),
         "# of # examples contain NaN or Inf, the first at index #. Replace what is missing by a "
-        "number, np.nan_to_num(x), and add the mask np.isnan(x) as an input",
+        "number, np.nan_to_num(x), and add the mask np.isnan(x) as an input; leave out rows "
+        "without a target, as in x[np.isfinite(y)], y[np.isfinite(y)]",
         passes=("init", "step", "update"),
     ),
     "other features": Wrong(

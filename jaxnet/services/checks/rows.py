@@ -141,5 +141,6 @@ def check_finite(who: str, x: Any, items: str = "examples") -> None:
         raise ValueError(
             f"{who}: {(~finite).sum()} of {len(x)} {items} contain NaN or Inf, "
             f"the first at index {int(np.argmin(finite))}. Replace what is missing by a number, "
-            "np.nan_to_num(x), and add the mask np.isnan(x) as an input"
+            "np.nan_to_num(x), and add the mask np.isnan(x) as an input; leave out rows without a "
+            "target, as in x[np.isfinite(y)], y[np.isfinite(y)]"
         )
