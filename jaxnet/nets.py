@@ -55,10 +55,10 @@ def carried_entries(
         return {}
     _, shapes = jax.eval_shape(net.init, key_spec(), x)
 
-    def state_after(state, x):
+    def state_after(state, params, x):
         _, after = net.apply(params, state, x)
         return after
 
-    after = passed_on(jax.make_jaxpr(state_after)(shapes, shapes_of(x)))
+    after = passed_on(jax.make_jaxpr(state_after)(shapes, *shapes_of((params, x))))
     entries = flat(shapes)
     return {path: leaf for i, (path, leaf) in enumerate(entries) if after[i] != i}

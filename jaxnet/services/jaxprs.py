@@ -267,6 +267,8 @@ def depends_on(jaxpr: Any, selected: Sequence[bool], *, gradient: bool = False) 
     return list(map(bool, _marks(jaxpr, marks, gradient=gradient)))
 
 
+# Equations whose results have the values of their inputs.
+SAME = {"copy", "copy_p", "optimization_barrier", "sharding_constraint", "stop_gradient"}
 # Equations that call a function, whose results are those of its body.
 CALLS = {
     "checkpoint", "closed_call", "cond", "core_call", "custom_jvp_call", "custom_vjp_call",
@@ -285,6 +287,8 @@ def passed_on(program: Any) -> list[int | None]:
     shapes = [variable.aval.shape for variable in jaxpr.invars]
 
     def rule(eqn: Any, known: list[Any], inside: list[list[Any]]) -> list[Any]:
+        if eqn.primitive.name in SAME:
+            return known
         new = [None] * len(eqn.outvars)
         bodies = [results for results in inside if len(results) == len(eqn.outvars)]
         if eqn.primitive.name not in CALLS or not bodies:

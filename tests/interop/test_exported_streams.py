@@ -123,6 +123,13 @@ def test_what_stays_is_no_state_of_a_program():
         assert carried_entries(net, params, state, x) == {}
 
 
+@pytest.mark.parametrize("row", cases())
+def test_a_layer_outside_of_a_stream_leaves_its_state_in_evaluation(row):
+    layer = row.make()
+    params, state = jax.eval_shape(layer.init, KEY, row.x)
+    assert carried_entries(layer, params, state, row.x) == {}
+
+
 def count_calls(m, x):
     calls = m.state("calls", jn.initializers.ones, (), jnp.int32)
     m.update("calls", calls + 1)
