@@ -13,11 +13,12 @@ from jaxnet.nets import carried_entries
 from jaxnet.services import peers
 from jaxnet.services.checks import as_dict, at_least, check_type
 from jaxnet.services.checks.keywords import explain_keywords
-from jaxnet.services.trees import PyTree, is_float, memo_of
+from jaxnet.services.trees import PyTree, is_float, memo_of, shapes_of
 from jaxnet.training import placement
 from jaxnet.training.batching import Batching, rows_in
 from jaxnet.training.data_adapter import DataAdapter, PreparedData, is_stream
 from jaxnet.training.objective import Average, averaged
+from jaxnet.training.objective_trace import trace_or_none
 from jaxnet.training.targets import check_bytes
 from jaxnet.training.train_state import Variables, only
 from jaxnet.training.watch import explain_reuse
@@ -223,13 +224,7 @@ def predict_program(net: Layer, batching: Batching, shardings: placement.Where) 
             y, after = net.apply(params, state, batch)
             if any(map(operator.is_not, jax.tree.leaves(after), jax.tree.leaves(state))):
                 _check_forgets(net, params, state, batch)
-            for leaf in jax.tree.leaves(y):
-                if jnp.shape(leaf)[:1] != (batching.size,):
-                    raise ValueError(
-                        f"predict: expected one output per example from {net.name}, (batch, ...), "
-                        f"got {jnp.shape(leaf)} for {batching.size} examples. Keep the batch axis "
-                        "first; for one value of all examples, write net.apply(params, state, x)"
-                    )
+            _check_outputs(net, params, state, batch, y, batching.size)
             return (), y
 
         _, y = batching.scan(outputs, (), x)
@@ -242,6 +237,40 @@ def predict_program(net: Layer, batching: Batching, shardings: placement.Where) 
         return jax.tree.map(joined, y)
 
     return _program("predict", net, batching, shardings, run)
+
+
+def _check_outputs(
+    net: Layer, params: Params, state: State, batch: PyTree, y: PyTree, size: int
+) -> None:
+    """Raise unless each output of `predict` begins with the axis of the examples."""
+    if any(jnp.shape(leaf)[:2] == (size, size) for leaf in jax.tree.leaves(y)):
+        # Another number of examples shows which of the two axes is theirs.
+        more = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((size + 1, *a.shape[1:]), a.dtype), batch
+        )
+        traced = trace_or_none(jax.eval_shape, net.apply, *shapes_of((params, state)), more)
+        if traced is not None:
+            size, (y, _) = size + 1, traced
+    for leaf in jax.tree.leaves(y):
+        _check_per_example(net, jnp.shape(leaf), size)
+
+
+def _check_per_example(net: Layer, shape: tuple[int, ...], size: int) -> None:
+    """Raise unless an output of `predict` begins with the axis of the examples."""
+    if shape[:1] == (size,):
+        return
+    write = "for one value of all examples, write net.apply(params, state, x)"
+    if shape[1:2] == (size,):
+        mean = "jn.serial(net, lambda y: y.mean(0))"
+        trees = f"{{{net.name!r}: params}}, {{{net.name!r}: state}}"
+        write = (
+            "for the mean over an axis before it, as that of jn.ensemble, write "
+            f"jn.predict({mean}, {trees}, x)"
+        )
+    raise ValueError(
+        f"predict: expected one output per example from {net.name}, (batch, ...), got {shape} for "
+        f"{size} examples. Keep the batch axis first; {write}"
+    )
 
 
 def _check_forgets(net: Layer, params: Params, state: State, batch: PyTree) -> None:
