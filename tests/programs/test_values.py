@@ -123,3 +123,20 @@ def test_train_under_jit_says_what_to_write():
         jax.jit(net.apply)(params, state, X, train=True)
     run = jax.jit(net.apply, static_argnames="train")
     assert run(params, state, X, train=True)[0].shape == (4, 2)
+
+
+def test_params_in_16_bits_from_the_start_take_half_the_memory():
+    net, ids = jn.models.decoder(100, depth=2, width=64, heads=4), jn.spec((1, 8), jnp.int32)
+
+    def wide(key):
+        params, _ = net.init(key, ids)
+        return params
+
+    def narrow(key):
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), wide(key))
+
+    def bytes_kept(init):
+        analysis = jax.jit(init).lower(jax.random.key(0)).compile().memory_analysis()
+        return analysis.output_size_in_bytes
+
+    assert 0.5 <= bytes_kept(narrow) / bytes_kept(wide) < 0.51
