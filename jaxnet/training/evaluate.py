@@ -17,6 +17,7 @@ from jaxnet.services.trees import PyTree, is_float, memo_of, shapes_of
 from jaxnet.training import placement
 from jaxnet.training.batching import Batching, rows_in
 from jaxnet.training.data_adapter import DataAdapter, PreparedData, is_stream
+from jaxnet.training.mixing import check_mixing, check_mixing_of
 from jaxnet.training.objective import Average, averaged
 from jaxnet.training.objective_trace import trace_or_none
 from jaxnet.training.targets import check_bytes
@@ -37,8 +38,9 @@ def evaluate(
       params, state: Params and state of the objective; nothing changes.
       data: Pytree of arrays with one example per row, or an iterable of batches.
       batch_size: Number of examples at a time. It changes speed and memory, not the result, unless
-        the loss compares the examples of a batch with each other, as contrastive losses do. A loss
-        of one number per batch, such as a root of a mean, is averaged over the batches.
+        the loss compares the examples of a batch with each other, as contrastive losses do, or the
+        net does, of which a warning says so. A loss of one number per batch, such as a root of a
+        mean, is averaged over the batches.
 
     Returns:
       A float per metric, "loss" first. The penalty is part of the loss.
@@ -64,6 +66,8 @@ def evaluate(
     with explain_reuse():
         adapter = DataAdapter("evaluate", only(objective), batch_size, stream=is_stream(data))
         parts = adapter.prepare_all(variables, data)
+        if not adapter.stream:
+            check_mixing_of("evaluate", objective, *variables, data)
         return evaluate_prepared("evaluate", objective, variables, parts)
 
 
@@ -176,7 +180,8 @@ def predict(
       net: Layer to run.
       params, state: Params and state of the net.
       x: Inputs, one example per row.
-      batch_size: Number of examples at a time; changes speed and memory, not the result.
+      batch_size: Number of examples at a time; changes speed and memory, not the result, unless the
+        net combines the examples of a batch, of which a warning says so.
 
     Returns:
       NumPy arrays, one row per example.
@@ -202,6 +207,7 @@ def predict(
     adapter = DataAdapter("predict", only(None), batch_size, data_name="predict: x")
     x, batching, _ = adapter.prepare(Variables(params, state), x)
     check_bytes(net, x, "predict")
+    check_mixing("predict", net, params, state, x)
     placement.agree_on("predict", params, f"predict begins, {peers.shapes(x)}")
     program = predict_program(net, batching, placement.shardings_of((params, state)))
     with explain_reuse():

@@ -19,6 +19,7 @@ from jaxnet.training.axes import check_axes
 from jaxnet.training.batching import check_has_rows
 from jaxnet.training.interrupts import uninterrupted
 from jaxnet.training.loss_scale import started
+from jaxnet.training.mixing import check_mixing_of
 from jaxnet.training.objective import Average, hint_of_batch
 from jaxnet.training.objective_trace import check_captured, trace_objective, trace_or_none
 from jaxnet.training.placement import Where, check_processes, is_named, placed, shardings_of
@@ -229,6 +230,7 @@ def trainer(
         seen = trace_or_none(trace_objective, objective, filled, state, specs)
         check_captured(objective, filled, seen)
         check_axes(objective, filled, state, specs)
+        check_mixing_of("trainer.init", objective, filled, state, specs)
         opt_state = start(filled)
         if RATE in report:
             learning_rate(opt_state)  # raises if there is none
