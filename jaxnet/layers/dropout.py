@@ -18,6 +18,12 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
     The division keeps the mean, so the layer is the identity in evaluation. In stax, `rate` is the
     fraction to keep instead.
 
+    In `jax.shard_map`, each device draws numbers of its own for an input that varies between
+    devices. With `check_vma=False`, JAX does not say what varies, so all devices would drop the
+    same entries. Fold the index of the device into the key there:
+
+        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+
     Args:
       rate: Fraction to drop, in [0, 1).
       axes: Axes along which entries are dropped independently, all by default. Along the other axes
