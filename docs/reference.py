@@ -1,5 +1,7 @@
 """The reference: pages by subject, and an index with the first line of each docstring.
 
+What only lessons use has pages of its own, to which the index links without its names.
+
 The file that defines a name decides its page, so a new name needs no entry here. A new file of
 `layers/`, and of another folder that has no row for the whole folder, makes a page of its own.
 """
@@ -56,8 +58,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Segmentation and object detection": ("models.fcn", "models.unet", "models.yolo"),
         "Language and translation": (
             "models.decoder", "models.rnnsearch"),
-        "Perceptrons and autoencoders": (
-            "models.perceptron", "training.perceptron", "models.mlp", "models.autoencoder"),
+        "MLPs and autoencoders": ("models.mlp", "models.autoencoder"),
     },
     "Pretrained models": {"Pretrained models": ("pretrained",)},
     "Decoding and boxes": {"Decoding": ("decoding",), "Boxes": ("detection",)},
@@ -66,23 +67,28 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Unsupervised": {
         "Restricted Boltzmann machines": ("unsupervised.rbm",),
-        "Deep belief networks": ("unsupervised.dbn", "unsupervised.pretrain"),
-        "Autoencoder objectives": ("unsupervised.autoencoder",),
+        "Autoencoder objectives": ("unsupervised.autoencoder", "unsupervised.pretrain"),
         "Clustering and whitening": ("unsupervised.kmeans", "unsupervised.whitening"),
         "Sparse coding": ("unsupervised.sparse_coding",),
-        "Hidden Markov models": ("unsupervised.hmm",),
     },
     "Inspection": {
         "Summaries and checks": ("inspect",),
         "Attribution and features": (
             "inspect.attribution", "inspect.class_map", "inspect.maximize",
-            "inspect.receptive", "inspect.gabor"),
+            "inspect.receptive"),
         "Profiling": ("profile",),
     },
     "Plots": {"Plots": ("viz",)},
     "Interop": {"Interop": ("interop",)},
     "Distributed": {"Distributed": ("distributed",)},
+    "For the lessons": {
+        "Perceptron rules": ("models.perceptron", "training.perceptron"),
+        "Deep belief networks": ("unsupervised.dbn",),
+        "Hidden Markov models": ("unsupervised.hmm",),
+        "Gabor filters": ("inspect.gabor",),
+    },
 }  # fmt: skip
+LESSONS = "For the lessons"  # a section whose names are not in the index
 
 
 class Name(NamedTuple):
@@ -175,22 +181,24 @@ def definition(public: str) -> str:
 
 
 LEAD = (
-    "Every public name, by subject, after `import jaxnet as jn`. Follow a name to its arguments, "
+    "The public names by subject, after `import jaxnet as jn`. Follow a name to its arguments, "
     "errors and an example. If you look for a task instead of a name, start with the "
     "[guide](../guide/README.md)."
 )
 
 
 def write_reference(pages: Path) -> None:
-    """Writes the pages, and the index with one row for each public name."""
+    """Writes the pages, and the index with one row for each public name but those for lessons."""
     plots = write_plots(pages)
     index, section = ["# Reference", "", LEAD, ""], ""
     for page in reference():
         index += [f"## {page.section}", ""] if page.section != section else []
         section = page.section
-        if page.title != section:
-            index += [f"### {page.title}", ""]
-        index += table(page.names)
+        if section == LESSONS:
+            index += [f"- [{page.title}]({Path(page.path).name}), which the course uses"]
+        else:
+            index += [f"### {page.title}", ""] if page.title != section else []
+            index += table(page.names)
         (pages / page.path).write_text(
             "\n".join([f"# {page.title}", "", *table(page.names), *entries(page.names, plots)])
         )

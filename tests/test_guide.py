@@ -149,6 +149,27 @@ def test_mnist_has_the_shapes_shown(few_examples, capsys):
     assert capsys.readouterr().out == shown.replace("60000", "7").replace("10000", "5")
 
 
+ON_DEVICES = """
+from pathlib import Path
+from tests.pages import run, sections, start
+
+page = Path(PAGE)
+names = {"__name__": "guide"}
+for block in [*start(page), *sections(page)[HEADING]]:
+    run(block._replace(form="text"), names)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heading", ["Use dropout in shard_map", "Use batch norm across devices"])
+def test_programs_of_eight_devices_print_what_the_page_shows(heading, on_devices):
+    """Other tests have one device, so the page's outputs are samples there."""
+    for package in ("equinox", "flax"):
+        pytest.importorskip(package)
+    page = GUIDE / "migrating" / "side_by_side.md"
+    on_devices(ON_DEVICES.replace("PAGE", repr(str(page))).replace("HEADING", repr(heading)), 8)
+
+
 def first_network_learned(names):
     for measured in (names["epoch"].evaluation, names["result"]):
         assert 0.85 < measured["accuracy"] < 1
