@@ -8,7 +8,7 @@
 #include "vectors.h"
 
 /* result[t] = sum over rows, taps and inputs of x[t] * w; with `onto` it is added to what was there, at
- * the end, since a sum of sums loses fewer digits than one of all.
+ * the end, since a sum of sums loses fewer digits than one sum of all.
  * With `half`, the numbers are words of two bfloat16, and the results are bfloat16.
  *
  * The compiler does not know the distance of the pixels x[t]. Four base pointers and the scales of
