@@ -150,7 +150,10 @@ def test_mnist_has_the_shapes_shown(few_examples, capsys):
 
 
 ON_DEVICES = """
+import sys
 from pathlib import Path
+
+sys.path.insert(0, ROOT)
 from tests.pages import run, sections, start
 
 page = Path(PAGE)
@@ -167,7 +170,10 @@ def test_programs_of_eight_devices_print_what_the_page_shows(heading, on_devices
     for package in ("equinox", "flax"):
         pytest.importorskip(package)
     page = GUIDE / "migrating" / "side_by_side.md"
-    on_devices(ON_DEVICES.replace("PAGE", repr(str(page))).replace("HEADING", repr(heading)), 8)
+    program = ON_DEVICES
+    for name, value in {"ROOT": ROOT, "PAGE": page, "HEADING": heading}.items():
+        program = program.replace(name, repr(str(value)))
+    on_devices(program, 8)
 
 
 def first_network_learned(names):
