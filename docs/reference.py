@@ -81,6 +81,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Plots": {"Plots": ("viz",)},
     "Interop": {"Interop": ("interop",)},
     "Distributed": {"Distributed": ("distributed",)},
+    "Accelerate": {"Accelerate": ("rewriting",)},
     "For the lessons": {
         "Perceptron rules": ("models.perceptron", "training.perceptron"),
         "Deep belief networks": ("unsupervised.dbn",),
