@@ -67,7 +67,7 @@ def evaluate(
         adapter = DataAdapter("evaluate", only(objective), batch_size, stream=is_stream(data))
         parts = adapter.prepare_all(variables, data)
         if not adapter.stream:
-            check_mixing_of("evaluate", objective, *variables, data)
+            check_mixing_of("evaluate", objective, *variables, parts[0].data)
         return evaluate_prepared("evaluate", objective, variables, parts)
 
 
