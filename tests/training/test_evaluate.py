@@ -127,7 +127,7 @@ def test_fit_reports_ids_of_the_test_data():
     trainer = jn.trainer(objective, optax.sgd(0.1))
     train_state = trainer.init(KEY, (IDS, CLASSES))
     good, bad = (IDS % 7, CLASSES), (IDS, CLASSES)
-    with pytest.raises(ValueError, match=r"embedding: ids must be in \[0, 7\), got 9"):
+    with pytest.raises(ValueError, match=r"words: ids must be in \[0, 7\), got 9"):
         list(jn.fit(trainer, train_state, good, epochs=1, evaluate=bad, progress=False))
 
 
