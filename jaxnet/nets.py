@@ -60,5 +60,5 @@ def carried_entries(
         return after
 
     after = passed_on(jax.make_jaxpr(state_after)(shapes, *shapes_of((params, x))))
-    entries = flat(shapes)
+    entries = flat(shapes, None)
     return {path: leaf for i, (path, leaf) in enumerate(entries) if after[i] != i}

@@ -82,13 +82,14 @@ class Program(NamedTuple):
             raise TypeError(
                 f"program: expected {self._input()}, got {describe(inputs):.60}"
             ) from None
-        if names := self._carried():
-            *first, state, x = inputs
-            inputs = (*first, entries_of("program", names, state), x)
+        arguments = list(inputs)
+        names = self._carried() if len(arguments) > 1 else []
+        if names:
+            arguments[-2] = entries_of("program", names, arguments[-2])
         try:
-            return self.exported.call(*inputs)
+            return self.exported.call(*arguments)
         except ValueError as error:
-            got = _words(inputs, names)
+            got = _words(tuple(arguments), names)
             raise ValueError(f"program: expected {self._input()}, got {got}: {error}") from None
         except jax.errors.JaxRuntimeError as error:
             if "deserialize" not in str(error):
@@ -224,7 +225,7 @@ def export(
         carried = carried_entries(net, params, state, spec)
         entries = {f"state/{path}" for path in carried}
         trees = {"params": params, "state": state}
-        weights = {path: jnp.asarray(a) for path, a in flat(trees) if path not in entries}
+        weights = {path: jnp.asarray(a) for path, a in flat(trees, None) if path not in entries}
         function = _function(net, trees, by_state=bool(carried))
         inputs = (weights, carried, spec)
         if not carried:

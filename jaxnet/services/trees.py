@@ -341,5 +341,5 @@ def with_entries(tree: PyTree, entries: dict[str, Any]) -> PyTree:
       >>> with_entries({"gru": {"h": 1}, "norm": {"mean": 2}}, {"gru/h": 3})
       {'gru': {'h': 3}, 'norm': {'mean': 2}}
     """
-    leaves = [entries.get(path, leaf) for path, leaf in flat(tree)]
+    leaves = [entries.get(path, leaf) for path, leaf in flat(tree, None)]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)

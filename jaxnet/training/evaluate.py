@@ -66,7 +66,7 @@ def evaluate(
     with explain_reuse():
         adapter = DataAdapter("evaluate", only(objective), batch_size, stream=is_stream(data))
         parts = adapter.prepare_all(variables, data)
-        if not adapter.stream:
+        if isinstance(parts, list):  # not a stream
             check_mixing_of("evaluate", objective, *variables, parts[0].data)
         return evaluate_prepared("evaluate", objective, variables, parts)
 

@@ -10,7 +10,15 @@ import numpy as np
 from jaxnet.core import Layer, State, as_layer, transformed
 from jaxnet.core.mode import Stream
 from jaxnet.services.checks import abstract, at_least, check_dict, check_dtype, check_options
-from jaxnet.services.trees import PyTree, as_lines, describe, differences, flat, key_spec
+from jaxnet.services.trees import (
+    PyTree,
+    as_lines,
+    describe,
+    differences,
+    flat,
+    key_spec,
+    with_entries,
+)
 
 
 def stream(
@@ -125,8 +133,7 @@ def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
     if wrong:
         head = "start_stream: the state does not fit the stream:"
         raise ValueError("\n".join([head, *as_lines(wrong)]))
-    leaves = [entries.get(path, leaf) for path, leaf in flat(fresh)]
-    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+    return with_entries(fresh, entries)
 
 
 def batch_axes(stream: Layer, x: PyTree) -> PyTree:

@@ -310,13 +310,16 @@ def test_examples_that_influence_each_other():
         return gated
 
     x = jax.random.normal(jax.random.key(0), (6, 4, 4, 3))
-    found = []
-    for axes in ((1, 2), (0, 1, 2)):
+    batch = x, jnp.arange(6) % 2
+
+    def findings(axes):
         net = jn.serial(jn.compose(gate(axes), name="gate"), jn.flatten(), jn.dense(2))
-        batch = x, jnp.arange(6) % 2
         trainer, train_state = started(net, batch, jn.losses.cross_entropy)
-        found.append(doctor(trainer, train_state, batch).findings)
-    right, wrong = found
+        return doctor(trainer, train_state, batch).findings
+
+    right = findings((1, 2))
+    with pytest.warns(UserWarning, match="trainer.init: in evaluation, the outputs of an example"):
+        wrong = findings((0, 1, 2))
     assert not any("other examples" in finding for finding in right)
     assert "depend on the other examples of its batch, first at gate" in wrong[-1]
 

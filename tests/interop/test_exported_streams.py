@@ -153,6 +153,11 @@ def small():
     return stream, params, jn.start_stream(stream, x), x
 
 
+def with_x_alone():
+    stream, params, state, x = small()
+    return export(stream, params, state, x)(np.ones((2, 1, 5), np.float32))
+
+
 def without_state():
     stream, params, state, x = small()
     return export(stream, params, state, x)({}, np.ones((2, 1, 5), np.float32))
@@ -164,6 +169,7 @@ def predicted():
 
 
 @refused([
+    (with_x_alone, r"program: expected \(a state of h, \(batch, 1, 5\) float32\), got"),
     (without_state, "program: the state needs h, got nothing"),
     (predicted, "changes its state in evaluation, h, as a stream does"),
 ])  # fmt: skip

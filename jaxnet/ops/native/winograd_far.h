@@ -19,8 +19,8 @@
  *
  *     |tile|^2 > far * |window|^2,    far = (1e-5 / leak)^2.
  *
- * The size of `leak` is measured: of 20,000 random cases with a number that is
- * 3 to 2000 times as large as others, in images of 8x8, none changes a result by more than leak * |tile| /
+ * The size of `leak` is measured by random cases with a number that is 3 to 2000
+ * times as large as others, in images of 8x8: no other result may change by more than leak * |tile| /
  * |window| times the largest. A window of zeros does not count: its result is set to 0.
  *
  * While a tile is transformed, its squares are summed in registers, by cells of 2x2 pixels. Each window has
