@@ -432,15 +432,11 @@ def _with_weights(scoring, q, k, v, mask, bias):
         k = jnp.where(finite[..., None], k, 0)
         v = jnp.where(finite[..., None], v, 0)
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = _products(q, k, wide)
+    scores = _scaled_products(scoring, q, k, wide)
     if finite is not None:
         between = [1] * (scores.ndim - 3)
         of_groups = finite.mT.reshape(batch, groups, *between, places)
         scores = jnp.where(of_groups, scores, jnp.nan)
-    if scoring.scale is None:
-        scores = scores / math.sqrt(size)
-    else:
-        scores = scores * scoring.scale
     scores = scoring.capped(scores.reshape(batch, heads, time, places), bias)
     sinks = None if scoring.sinks is None else scoring.sinks[:, None, None]
     weights = masked_softmax(scores, mask, sinks).astype(v.dtype)
@@ -448,6 +444,19 @@ def _with_weights(scoring, q, k, v, mask, bias):
     after_dropout = after_dropout.reshape(batch, groups, heads // groups, time, places)
     y = _weighted(after_dropout, v, wide)
     return y.reshape(batch, time, heads, v.shape[-1]), weights
+
+
+def _scaled_products(scoring, q, k, wide):
+    """Return the products of `_products` times the scale."""
+    size = q.shape[-1]
+    scale = 1 / math.sqrt(size) if scoring.scale is None else scoring.scale
+    if q.dtype != wide:
+        return _products(q, k, wide) * scale
+    # The queries are scaled, not the scores: XLA multiplies scores by a number anew where it
+    # subtracts their maximum, with another rounding. Of scores of 1e10 the largest would then not
+    # be 0 but 600 or -600, and the softmax NaN.
+    scores = _products(q * scale, k, wide)
+    return jax.lax.optimization_barrier(scores) if size == 1 else scores
 
 
 def _products(q, k, wide):
