@@ -220,6 +220,42 @@ def test_output_is_that_of_numpy(case: Case):
         close(y, right, 1e-4)
 
 
+# What is no float, or hangs on the last digit, at these sizes of the input.
+BEYOND = {
+    "multi_head_attention": (1e30, "scores are products of two inputs"),
+    "lora-attention": (1e30, "scores are products of two inputs"),
+    "transformer_block": (1e30, "scores are products of two inputs"),
+    "polynomial": (1e15, "its results are products of inputs"),
+    "random_fourier": (1e15, "the phase of a cosine has lost its digits"),
+    "moe": (1e-15, "experts with equal scores are chosen by the last digit"),
+    "hmm": (1e15, "the reference cannot compute probabilities of e^-1e30"),
+}
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15, 1e30])
+def test_output_is_that_of_numpy_for_huge_and_tiny_inputs(case: Case, size: float):
+    """A sum of squares of these numbers is no float, so norms and lengths have to scale them."""
+    if case.row.id not in VALUES:
+        pytest.skip("is random, or a model with a test of its own")
+    beyond, _ = BEYOND.get(re.split("[- ]", case.row.id)[0], BEYOND.get(case.row.id, (0, "")))
+    if beyond and (size >= beyond > 1 or size <= beyond < 1):
+        pytest.skip("is no float, or hangs on the last digit")
+
+    def sized(leaf):
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf * jnp.asarray(size, leaf.dtype) if is_float else leaf
+
+    x = jax.tree.map(sized, case.x)
+    params = moved(case.params)
+    state = moved(case.state, 0.1) if case.row.train == "differs" else case.state
+    wide = jax.tree.map(to_float64, (params, state, x))
+    for train in case.modes if case.row.train != "random" else [False]:
+        y, _ = case.apply(params, state, x, key=KEY, train=train)
+        right = VALUES[case.row.id](*wide, train)
+        for one, other in zip(jax.tree.leaves(y), jax.tree.leaves(right), strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max(initial=0))
+
+
 def to_float64(leaf):
     """A copy on the host; floats are wide."""
     leaf = np.asarray(leaf)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, ones, zeros
-from jaxnet.ops.normalization import normalized, standardized
+from jaxnet.ops.normalization import NEGLIGIBLE, normalized, standardized, unscaled
 from jaxnet.ops.precision import output_dtype
 from jaxnet.ops.product import add_bias, broadcast
+from jaxnet.ops.scaling import power_of_two
 from jaxnet.services.checks import at_least, check_options, check_rank, within
 from jaxnet.services.checks.keywords import explain_keywords
 
@@ -35,8 +36,6 @@ def batch_norm(
     them. In evaluation the layer uses the running averages. They start at mean 0 and variance 1, so
     an untrained layer returns its input, up to epsilon. Both variances are biased (divided by n),
     as in Flax; PyTorch's running variance divides by n - 1.
-
-    Squares are summed in float32, so inputs must be smaller than about 1e16.
 
     Args:
       momentum: Weight of the old average in each step, in [0, 1): 0.9 corresponds to
@@ -154,11 +153,14 @@ def _normalized_over(
     """Return the normalized input, and mean and variance over the batches of all devices."""
     axes = tuple(range(x.ndim - 1))
     wide = x.astype(scale.dtype)
+    largest = jnp.abs(jax.lax.stop_gradient(wide)).max(axes)
+    power = power_of_two(jax.lax.pmax(largest, axis_name), tiny=epsilon < NEGLIGIBLE)
+    wide *= power
     mean = jax.lax.pmean(wide.mean(axes), axis_name)
     centered = wide - mean
     variance = jax.lax.pmean(jnp.square(centered).mean(axes), axis_name)
-    y = centered * (jax.lax.rsqrt(variance + epsilon) * scale) + bias
-    return y.astype(x.dtype), mean, variance
+    y = centered * (jax.lax.rsqrt(variance + epsilon * power * power) * scale) + bias
+    return y.astype(x.dtype), mean / power, unscaled(variance, power)
 
 
 @explain_keywords
@@ -174,7 +176,7 @@ def layer_norm(
     """Normalize each position over its features (the last axis).
 
     Examples are independent, so training and evaluation are the same. `epsilon` is Flax's;
-    PyTorch's is 1e-5. Squares are summed in float32, so inputs must be smaller than about 1e16.
+    PyTorch's is 1e-5.
 
     Args:
       epsilon: Number added to the variance, which is biased (divided by n).
@@ -217,8 +219,6 @@ def rms_norm(
     name: str = "rms_norm",
 ) -> Layer:
     """Divide each position by the root mean square of its features, without centering.
-
-    Squares are summed in float32, so inputs must be smaller than about 1e16.
 
     Args:
       epsilon: Number added to the mean square. PyTorch's is the machine epsilon, 1.2e-7 in float32.
@@ -274,7 +274,7 @@ def group_norm(
     """Normalize over all positions and a group of neighboring features.
 
     Each example has its own statistics, so the batch may be small. `group_norm(1)` takes all
-    features together. Squares are summed in float32, so inputs must be smaller than about 1e16.
+    features together.
 
     Args:
       groups: Number of groups, which must divide the number of features.
@@ -337,8 +337,6 @@ def instance_norm(
     """Normalize each feature map of each example over its positions.
 
     PyTorch's InstanceNorm has epsilon 1e-5 and, by default, neither scale nor bias.
-    Squares are summed in float32, so inputs must be smaller than about 1e16.
-
     Args:
       epsilon: Number added to the variance.
       use_bias: Whether to add a learned bias.

@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxnet.core import Layer, compose
 from jaxnet.layers.resize import resized
-from jaxnet.ops.pooling import window_maxima, window_sums
+from jaxnet.ops.pooling import window_lengths, window_maxima, window_sums
 from jaxnet.ops.precision import at_least_float32, output_dtype
+from jaxnet.ops.scaling import length
 from jaxnet.ops.window import Padding, check_window, pad_pairs, spatial_axes
 from jaxnet.services.checks import at_least, check_options, check_rank, within
 from jaxnet.services.checks.keywords import explain_keywords
@@ -121,8 +122,7 @@ def lp_pool(
     """Take the p-norm of each window, per feature: (sum of |x|^p)^(1/p).
 
     It is a sum of absolute values at p = 1, and approaches the largest absolute value as p grows.
-    If a whole window is 0, the gradient is 0; the plain formula would give NaN. Powers are summed
-    in float32: at p = 2, inputs must be smaller than about 1e16, and below 1e-19 they count as 0.
+    If a whole window is 0, the gradient is 0; the plain formula would give NaN.
 
     PyTorch's LPPool sums x^p without the absolute value. So for odd p it sums signed powers, and is
     NaN if the sum is negative and p is above 1; for p that is not whole, negative inputs give NaN.
@@ -152,9 +152,7 @@ def lp_pool(
 
     def pool(x, size, steps, pairs, apart):
         y = at_least_float32(x)
-        powers = _squares(y) if p == 2 else jnp.abs(y) ** p
-        total = window_sums(powers, size, steps, pairs, apart)
-        return _root(total, p).astype(output_dtype(x))
+        return window_lengths(y, p, size, steps, pairs, apart).astype(output_dtype(x))
 
     return _by_window(pool, name, "lp_pool", window, strides, padding, dilation)
 
@@ -162,8 +160,8 @@ def lp_pool(
 def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
     """Take the root of the sum of squares over neighboring features, per position.
 
-    Filters that are pooled together learn variants of one another. The gradient and the
-    range of inputs are as in `lp_pool`.
+    Filters that are pooled together learn variants of one another. The gradient is as in
+    `lp_pool`.
 
     Args:
       size: Number of neighboring features that become one.
@@ -188,8 +186,7 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
             raise ValueError(f"{name}: expected a multiple of {size} features, got {x.shape}")
         shape = (*x.shape[:-1], x.shape[-1] // size, size)
         groups = at_least_float32(x).reshape(shape)  # (..., f) -> (..., f / size, size)
-        total = _squares(groups).sum(-1)
-        return _root(total).astype(output_dtype(x))
+        return length(groups, -1).astype(output_dtype(x))
 
     return _pooling(pool, name, "l2_pool_channels", places=False)
 
@@ -323,15 +320,3 @@ def _fits(n: int, window: int, dilation: int, pair: tuple[int, int]) -> bool:
     # The taps of a window may be on both sides of the input.
     jumps_over = dilation > 1 and largest > 0 and n < dilation
     return largest < span and n + sum(pair) >= span and not jumps_over
-
-
-def _squares(x):
-    return jnp.real(x * x.conj())
-
-
-def _root(total, p=2.0):
-    """Return the p-th root, with gradient 0 at 0."""
-    positive = total > 0
-    some = jnp.where(positive, total, 1)
-    root = jnp.sqrt(some) if p == 2 else some ** (1 / p)
-    return jnp.where(positive, root, 0)

@@ -1,12 +1,13 @@
 """Local response normalization: neighboring features inhibit one another."""
 
 import functools
-import math
 
+import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
 from jaxnet.ops.precision import at_least_float32, output_dtype
+from jaxnet.ops.scaling import bound, powers
 from jaxnet.ops.window import taps
 from jaxnet.services.checks import at_least, check_rank, within
 
@@ -24,8 +25,6 @@ def local_response_norm(
     Two formulas have this name. Here, as in the paper and TensorFlow, alpha multiplies the sum. In
     PyTorch and Caffe it multiplies the mean, so their alpha is `size` times ours: write
     `alpha=their_alpha / size`. PyTorch's k is 1 by default.
-
-    Squares are summed in float32, so inputs must be smaller than about 1e16.
 
     Args:
       size: Number of features in a sum: size // 2 before and (size - 1) // 2 after each, fewer at
@@ -53,15 +52,34 @@ def local_response_norm(
     within(name, "alpha", alpha, "[0, inf)")
     within(name, "beta", beta, "(-inf, inf)")
 
+    def windows(y):
+        """Return for each tap of a window the entries of y, (entries, features, 1)."""
+        padding = (size // 2, (size - 1) // 2)
+        # The window slides over the features.
+        return taps(y.reshape(-1, y.shape[-1], 1), (size,), (1,), (padding,))
+
+    def of_usual(y):
+        total = functools.reduce(jnp.add, windows(powers(y)))
+        return y * (k + alpha * total.reshape(y.shape)) ** -beta
+
+    def of_all(y):
+        """Divide the numbers of a window by their largest, if its square is no float."""
+        entries = list(windows(jnp.abs(y)))
+        largest = functools.reduce(jnp.maximum, entries)
+        divisor = jax.lax.stop_gradient(jnp.where(largest > usual(y), largest, 1))
+        inverse = 1 / divisor
+        total = functools.reduce(jnp.add, (powers(entry * inverse) for entry in entries))
+        base = (k * inverse * inverse + alpha * total).reshape(y.shape)
+        divisor = divisor.reshape(y.shape)
+        return y * inverse.reshape(y.shape) * base**-beta * divisor ** (1 - 2 * beta)
+
+    def usual(y):
+        return 2.0 ** bound(y.dtype)
+
     def forward(m, x):
         check_rank(name, x, 1)
         y = at_least_float32(x)
-        shape = (math.prod(x.shape[:-1]), x.shape[-1], 1)
-        squares = jnp.real(y * y.conj()).reshape(shape)  # the window slides over the features
-        padding = (size // 2, (size - 1) // 2)
-        shifted = taps(squares, (size,), (1,), (padding,))
-        total = functools.reduce(jnp.add, shifted).reshape(y.shape)
-        factor = (k + alpha * total) ** -beta
-        return (y * factor).astype(output_dtype(x))
+        is_usual = jnp.abs(y).max(initial=0) <= usual(y)
+        return jax.lax.cond(is_usual, of_usual, jax.checkpoint(of_all), y).astype(output_dtype(x))
 
     return compose(forward, name=name, kind="local_response_norm")

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet.ops.native.call import Kernel, native_call
-from jaxnet.ops.native.norm import has_moments, kernels, moments
+from jaxnet.ops.native.norm import NEGLIGIBLE, has_moments, kernels, moments
 from jaxnet.ops.precision import at_least_float32, output_dtype
+from jaxnet.ops.scaling import within_range
 
 
 @partial(jax.jit, static_argnums=3, inline=True)  # so that norms of one shape are traced once
@@ -32,34 +33,57 @@ def normalized(
       >>> y.round(2).tolist(), mean.tolist(), var.tolist()
       ([[-2.0, 7.0], [2.0, 7.0]], [2.0, 5.0], [1.0, 0.0])
     """
-    return _normalized(x, scale, bias, epsilon)
+    y, mean, var, power = _normalized(x, scale, bias, epsilon)
+    return y, mean, unscaled(var, power)
 
 
+def unscaled(var: jax.Array, power: jax.Array) -> jax.Array:
+    """Return the variance of x from that of x times a power of two; infinite if it is no float.
+
+    Example:
+      >>> unscaled(jnp.float32(1.0), jnp.float32(2.0**-10)).item() == 2.0**20
+      True
+    """
+    inverse = 1 / power  # XLA would divide twice by the square, which is no float
+    return var * inverse * inverse
+
+
+# Beside the results, the variance is that of x times a power of two for each feature, which is 1
+# unless the squares of x would be no floats (`within_range`).
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _normalized(x, scale, bias, epsilon):
     def run(x, scale, bias):
         return _over_batch(moments(x), epsilon, x, scale, bias)
 
     def in_jax(x, scale, bias):
-        return _over_batch(_moments_of_batch(x, scale.dtype), epsilon, x, scale, bias)
+        return _over_batch(_moments_of_batch(x, scale.dtype, epsilon), epsilon, x, scale, bias)
 
-    return native_call(in_jax, Kernel(run, has_moments), x, scale, bias)
+    def supported(x, *others):
+        return epsilon >= NEGLIGIBLE and has_moments(x, *others)
+
+    return native_call(in_jax, Kernel(run, supported), x, scale, bias)
 
 
-def _moments_of_batch(x, dtype):
+def _moments_of_batch(x, dtype, epsilon):
     axes = tuple(range(x.ndim - 1))
-    mean, _, var = _moments(x.astype(dtype), axes)
-    return mean.ravel(), var.ravel()
+    x, power = within_range(x.astype(dtype), axes, tiny=epsilon < NEGLIGIBLE)
+    mean, _, var = _moments(x, axes)
+    return (mean / power).ravel(), var.ravel(), power.ravel()
 
 
-def _over_batch(mean_and_var, epsilon, x, scale, bias):
-    mean, var = mean_and_var
+def _one_over_deviation(var, power, epsilon):
+    """Return one over the root of a variance and epsilon; the variance is that of x * power."""
+    return lax.rsqrt(var + epsilon * power * power)
+
+
+def _over_batch(moments, epsilon, x, scale, bias):
+    mean, var, power = moments
     # x minus its mean is written in three ways, here and in the tangents. If the expressions were
     # equal, XLA would compute the array once, write it to memory and read it again.
-    factor = lax.rsqrt(var + epsilon) * scale
-    centered = x.astype(scale.dtype) + -_beside(mean, x)
+    factor = _one_over_deviation(var, power, epsilon) * scale
+    centered = (x.astype(scale.dtype) + -_beside(mean, x)) * _beside(power, x)
     y = centered * _beside(factor, x) + _beside(bias, x)
-    return y.astype(x.dtype), mean, var
+    return y.astype(x.dtype), mean, var, power
 
 
 def _beside(a, x):
@@ -98,41 +122,46 @@ def _tangents(epsilon, primals, tangents):
     passes.
     """
     x, scale, _ = primals
-    y, mean, var = _normalized(*primals, epsilon)
+    y, mean, var, power = _normalized(*primals, epsilon)
     in_c = Kernel(linear=3, transpose=Kernel(partial(_back, epsilon), has_moments))
-    push = native_call(partial(_push_batch, epsilon), in_c, x, mean, scale, var, *tangents)
-    return (y, mean, var), push
+    known = x, mean, scale, var, power
+    push = native_call(partial(_push_batch, epsilon), in_c, *known, *tangents)
+    return (y, mean, var, power), (*push, jnp.zeros_like(power))
 
 
-def _push_batch(epsilon, x, mean, scale, var, dx, dscale, dbias):
+def _push_batch(epsilon, x, mean, scale, var, power, dx, dscale, dbias):
     axes = tuple(range(x.ndim - 1))
     narrow = x.dtype
     x = x.astype(scale.dtype)
     dx = dx.astype(scale.dtype)
     mean, scale, dscale, dbias = (_beside(a, x) for a in (mean, scale, dscale, dbias))
-    root = lax.rsqrt(_beside(var, x) + epsilon)
-    first = _first(x, axes)  # x minus its mean is written in a third way
+    power = _beside(power, x)
+    root = _one_over_deviation(_beside(var, x), power, epsilon)
+    # Of numbers beyond the range of squares, the products are those of x and dx times the power.
+    within = x * power
+    first = _first(within, axes)  # x minus its mean is written in a third way
     count = math.prod(x.shape[:-1])
-    minus_mean = (x - first).sum(axes, keepdims=True) / -count - first
+    minus_mean = (within - first).sum(axes, keepdims=True) / -count - first
     dmean = dx.mean(axes, keepdims=True)
-    dvar = 2 * ((x + -mean) * dx).mean(axes, keepdims=True)
+    dvar = 2 * ((x + -mean) * power * (dx * power)).mean(axes, keepdims=True)
     factor = root * scale
-    dy = factor * dx + (dbias - factor * dmean)
-    dy += (x + minus_mean) * (root * dscale - factor * root**2 * dvar / 2)
+    dy = factor * power * dx + (dbias - factor * power * dmean)
+    dy += (within + minus_mean) * (root * dscale - factor * (root * (root * dvar)) / 2)
     return dy.astype(narrow), dmean.ravel(), dvar.ravel()
 
 
-def _back(epsilon, x, mean, scale, var, dy, dmean, dvar):
+def _back(epsilon, x, mean, scale, var, power, dy, dmean, dvar):
     """Return the gradients of x, scale and bias: the transpose of `_push_batch`, with sums in C."""
     sum_dtype = scale.dtype
     count = math.prod(x.shape[:-1])
-    root = lax.rsqrt(var + epsilon)
+    root = _one_over_deviation(var, power, epsilon)
     total, along = moments(x, dy, mean)
+    along *= power
     factor = root * scale
-    offset = dmean - factor * total
-    slope = 2 * dvar - factor * root**2 * along
-    dx = _beside(factor, x) * dy.astype(sum_dtype) + _beside(offset / count, x)
-    centered = x.astype(sum_dtype) + -_beside(mean, x)
+    offset = dmean - factor * power * total
+    slope = (2 * dvar - factor * (root * (root * along))) * power
+    dx = _beside(factor * power, x) * dy.astype(sum_dtype) + _beside(offset / count, x)
+    centered = (x.astype(sum_dtype) + -_beside(mean, x)) * _beside(power, x)
     dx += centered * _beside(slope / count, x)
     return dx.astype(x.dtype), along * root, total
 
@@ -185,9 +214,10 @@ def _tangents_of_values(options, primals, tangents):
 def _units(options, x):
     """Return x without scale and bias, and one over its deviation, in at least float32."""
     axes, epsilon, centered = options
-    _, x, square = _moments(at_least_float32(x), axes, centered)
-    root = lax.rsqrt(square + epsilon)
-    return x * root, root
+    x, power = within_range(at_least_float32(x), axes, tiny=epsilon < NEGLIGIBLE)
+    _, x, square = _moments(x, axes, centered)
+    root = _one_over_deviation(square, power, epsilon)
+    return x * root, root * power
 
 
 def _standardized(options, x, scale, bias):

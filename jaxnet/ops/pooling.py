@@ -17,7 +17,10 @@ from jaxnet.ops.convolution_lowering import Form
 from jaxnet.ops.native.call import Kernel, native_call
 from jaxnet.ops.native.pool import kernels
 from jaxnet.ops.precision import at_least_float32
-from jaxnet.ops.window import Pairs, Sizes, padded
+from jaxnet.ops.scaling import bound, powers, root
+from jaxnet.ops.window import Pairs, Sizes, padded, taps
+
+MOST_BY_RANGES = 8  # of exponents: higher ones have too many ranges
 
 
 def window_maxima(
@@ -64,6 +67,91 @@ def window_sums(
       Array([2., 4., 6.], dtype=float32)
     """
     return _sums(x, _form(x, window, strides, padding, dilation))
+
+
+def window_lengths(
+    x: jax.Array, p: float, window: Sizes, strides: Sizes, padding: Pairs, dilation: Sizes
+) -> jax.Array:
+    """Return the p-th root of the sum of p-th powers of absolute values in each window.
+
+    Args:
+      x: Array (batch, *space, features) of numbers, in at least float32.
+      p: Exponent, at least 1.
+      window, strides, padding, dilation: As in `window_sums`.
+
+    Returns:
+      (batch, *positions, features), in the dtype of the absolute values.
+
+    Example:
+      >>> window_lengths(jnp.array([3e30, 4e30]).reshape(1, 2, 1), 2.0, (2,), (1,), ((0, 0),), (1,))
+      Array([[[5.e+30]]], dtype=float32)
+    """
+    form = window, strides, padding, dilation
+    absolute = jnp.abs(x)
+    if p == 1:
+        return window_sums(absolute, *form)
+    if p > MOST_BY_RANGES:
+        return _lengths_by_division(absolute, p, form)
+    return _lengths_by_ranges(absolute, p, form)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _lengths_by_ranges(x, p, form):
+    """Return the lengths by sums over windows, which are fast, and so is their gradient."""
+    y = None
+    for _, total, factor, is_within in _ranges(x, p, form):
+        lengths = root(total, p) / factor
+        y = lengths if y is None else jnp.where(is_within, lengths, y)
+    return y
+
+
+@_lengths_by_ranges.defjvp
+def _lengths_tangent(p, form, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    y = _lengths_by_ranges(x, p, form)
+    if p == 2:
+        return y, _over(window_sums(x * dx, *form), y)
+    push = None
+    for cut, total, _, is_within in _ranges(x, p, form):
+        along = _over(window_sums(cut ** (p - 1) * dx, *form), root(total, p) ** (p - 1))
+        push = along if push is None else jnp.where(is_within, along, push)
+    return y, push
+
+
+def _ranges(x, p, form):
+    """Yield for several ranges of numbers what their windows are, from the highest range on.
+
+    Numbers are multiplied by a power of two that brings the range to where powers are floats, and
+    numbers above it are cut. Each window takes the lowest range that is above its numbers, so a
+    huge number changes no window that does not see it.
+
+    Yields:
+      The numbers of the range, the sum of their powers in each window, the factor, and whether the
+      window has no number above the range.
+    """
+    most = jnp.finfo(x.dtype).maxexp
+    usual = bound(x.dtype, p)
+    outer = math.ceil((most - usual) / (2 * usual))
+    for number in range(outer, -outer - 1, -1):
+        exponent = -2 * usual * number
+        factor = 2.0 ** max(2 - most, min(exponent, most - 2))
+        cut = jnp.minimum(x * factor, 2.0**usual)
+        total = window_sums(powers(cut, p), *form)
+        yield cut, total, factor, total < 2.0 ** (usual * p)
+
+
+def _over(sums, lengths):
+    """Divide, where the length of a window is not 0: there the gradient is 0."""
+    is_zero = lengths == 0
+    return jnp.where(is_zero, 0, sums / jnp.where(is_zero, 1, lengths))
+
+
+def _lengths_by_division(x, p, form):
+    """Divide the numbers of each window by the largest."""
+    largest = window_maxima(lax.stop_gradient(x), *form)
+    divisor = jnp.where(largest == 0, 1, largest)
+    total = reduce(jnp.add, (powers(entry / divisor, p) for entry in taps(x, *form)))
+    return root(total, p) * divisor
 
 
 def _form(x, window, strides, padding, dilation):

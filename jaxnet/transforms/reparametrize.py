@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, child_key, transformed
 from jaxnet.ops import at_least_float32, broadcast
+from jaxnet.ops.scaling import length, within_range
 from jaxnet.services.checks import at_least, within
 from jaxnet.services.nodes import materialized
 from jaxnet.services.paths import is_kernel
@@ -182,6 +183,8 @@ def _join(params: Params) -> Params:
             return _join(entry)
         g = entry["g"]
         v = at_least_float32(entry["v"])
+        # The quotient's gradient has the square of the length, which must be a float.
+        v, _ = within_range(v, _axes_of_length(v, g.ndim - 1))
         norm = _norm(v, g.ndim - 1)
         # If v is 0, the quotient is undefined: the quotient and its gradient are set to 0.
         positive = norm > 0
@@ -198,11 +201,12 @@ def _norm(v: jax.Array, copies: int) -> jax.Array:
 
     Its gradient is 0 at 0.
     """
-    axes = tuple(range(copies, v.ndim - 1))
-    squares = jnp.square(v).sum(axes)
-    positive = squares > 0
-    root = jnp.sqrt(jnp.where(positive, squares, 1))
-    return jnp.where(positive, root, 0)
+    return length(v, _axes_of_length(v, copies))
+
+
+def _axes_of_length(v: jax.Array, copies: int) -> tuple[int, ...]:
+    """Return the axes of one feature, which are all but those of copies and features."""
+    return tuple(range(copies, v.ndim - 1))
 
 
 def _drawn(key: jax.Array, kernel: jax.Array, axes: Axes) -> Params:
@@ -213,8 +217,7 @@ def _drawn(key: jax.Array, kernel: jax.Array, axes: Axes) -> Params:
     for name, sizes in (("u", outputs), ("v", inputs)):
         shape = (*copies, math.prod(sizes))
         vector = jax.random.normal(child_key(key, name), shape, dtype)
-        length = jnp.linalg.norm(vector, axis=-1, keepdims=True)
-        vectors[name] = vector / length
+        vectors[name] = vector / length(vector, -1, keepdims=True)
     return vectors
 
 
@@ -224,19 +227,19 @@ def _divided(kernel: jax.Array, vectors: Params) -> jax.Array:
     def value(matrix, v, u):
         return v @ matrix @ u
 
-    sigma = _of_copies(value, _matrix(kernel, vectors), **vectors)
-    ones = [1] * (kernel.ndim - sigma.ndim)
-    sigma = sigma.reshape(*sigma.shape, *ones)
+    matrix = _matrix(kernel, vectors)
+    sigma = _of_copies(value, matrix, **vectors)[..., None, None]
     # The largest singular value of a zero kernel is 0, so it cannot be divided and stays zero.
     divisor = jnp.where(sigma == 0, 1, sigma)
-    return (kernel / divisor).astype(kernel.dtype)
+    return (matrix / divisor).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _matrix(kernel: jax.Array, vectors: Params) -> jax.Array:
-    """Return the matrices of a kernel, (*copies, inputs, outputs)."""
+    """Return the matrices of a kernel, (*copies, inputs, outputs), within the range of squares."""
     *copies, outputs = vectors["u"].shape
     inputs = vectors["v"].shape[-1]
-    return at_least_float32(kernel).reshape(*copies, inputs, outputs)
+    matrix = at_least_float32(kernel).reshape(*copies, inputs, outputs)
+    return within_range(matrix, (-2, -1))[0]
 
 
 def _of_copies(function: Callable, matrix: jax.Array, v: jax.Array, u: jax.Array) -> Any:
@@ -263,6 +266,6 @@ def _power(kernel: jax.Array, vectors: Params, iterations: int, epsilon: float) 
 
 def _unit(vector: jax.Array, epsilon: float, before: jax.Array) -> jax.Array:
     """Return the vector with length 1, or the previous vector if it is 0, which would remain 0."""
-    norm = jnp.linalg.norm(vector)
+    norm = length(vector, 0)
     unit = vector / jnp.maximum(norm, epsilon)
     return jnp.where(norm > 0, unit, before)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnet.ops.pooling import window_maxima, window_sums
+from jaxnet.ops.pooling import window_lengths, window_maxima, window_sums
 from tests.helpers import near
 
 WINDOWS = [
@@ -58,3 +58,30 @@ def test_windows(kind, window, strides, padding, dilation):
     _, found = jax.jvp(ours, (x,), (x,))
     _, expected = jax.jvp(xla, (x,), (x,))
     near(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 2.5, 7.0, 10.0, 200.0])
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1.0, 1e15, 1e30, 1e37])
+def test_lengths_of_numbers_whose_powers_are_no_floats(p, size):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(1, 6, 1)) * size, jnp.float32)
+
+    def lengths(x):
+        return window_lengths(x, p, (2,), (2,), ((0, 0),), (1,))
+
+    pairs = np.asarray(x, np.float64).reshape(3, 2)
+    largest = np.abs(pairs).max(1, keepdims=True)
+    wanted = largest[:, 0] * ((np.abs(pairs) / largest) ** p).sum(1) ** (1 / p)
+    np.testing.assert_allclose(jax.jit(lengths)(x).ravel() / size, wanted / size, rtol=1e-5)
+    slope = np.sign(pairs) * (np.abs(pairs) / wanted[:, None]) ** (p - 1)
+    found = jax.jit(jax.grad(lambda x: lengths(x).sum()))(x)
+    np.testing.assert_allclose(found.reshape(3, 2), slope, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wild", [1e6, 1e30, np.inf, np.nan])
+def test_a_wild_number_changes_no_length_that_does_not_see_it(wild):
+    x = np.random.default_rng(0).normal(size=(1, 8, 1)).astype(np.float32)
+    other = x.copy()
+    other[0, 7] = wild
+    run = jax.jit(lambda x: window_lengths(x, 2.0, (2,), (2,), ((0, 0),), (1,)))
+    np.testing.assert_array_equal(run(x)[0, :3], run(other)[0, :3])

@@ -41,6 +41,31 @@ def test_weight_norm_of_a_convolution_has_a_length_per_output(x64):
     np.testing.assert_allclose(y, jit_apply(conv, {"kernel": kernel}, {}, x)[0], rtol=1e-10)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e19, 1e25, 1e30])
+@pytest.mark.parametrize("make", [jn.transforms.weight_norm, jn.transforms.spectral_norm])
+def test_kernels_whose_squares_are_no_floats(make, size):
+    """Divided by their length or by their largest value, kernels are the same at any size."""
+    plain = jn.dense(3, use_bias=False)
+    layer = make(plain)
+    x = draw(2, 5)
+    _, state = layer.init(key(), x)
+    kernel = draw(5, 3)
+
+    def loss(kernel, size):
+        kernel = kernel * size
+        params = {"kernel": kernel}
+        if make is jn.transforms.weight_norm:
+            params = {"kernel": {"g": jnp.ones(3), "v": kernel}}
+        y, after = layer.apply(params, state, x, train=True)
+        return jnp.square(y).sum(), (y, after)
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, found), slope = run(kernel, jnp.float32(size))
+    (_, wanted), right = run(kernel, jnp.float32(1))
+    close(found, wanted, 1e-4)
+    close(slope, right, 1e-4)
+
+
 def test_weight_norm_of_zero_is_zero_and_finite():
     layer = jn.transforms.weight_norm(jn.dense(3, kernel_init=jn.initializers.zeros))
     params, state = layer.init(key(), jn.spec((2, 5)))

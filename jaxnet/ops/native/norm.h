@@ -78,7 +78,7 @@ FfiError *jaxnet_norm(FfiCall *f) {
   return ok ? NULL : no_memory(f);
 }
 
-/* Mean and variance of each feature of x, rows of features, or, with a gradient of the same size and
+/* Mean, variance and power (`wide_moments`) of each feature of x, rows of features, or, with a gradient of the same size and
  * the mean, the sums of the gradient and of it times x - mean. Each chunk of rows is small enough for
  * a cache, from which its squares are read. */
 typedef struct {
@@ -92,6 +92,13 @@ typedef struct {
 } Moments;
 
 enum { CACHED = 32768 }; /* numbers */
+
+static float number(const Moments *s, int64_t i) {
+  uint32_t bits = s->half ? (uint32_t)((const uint16_t *)s->x)[i] << 16 : ((const uint32_t *)s->x)[i];
+  float value;
+  memcpy(&value, &bits, sizeof bits);
+  return value;
+}
 
 static int64_t rows_before(const Moments *s, int64_t chunk) {
   return s->rows * chunk / s->work.chunks;
@@ -111,8 +118,23 @@ static void free_moments(Work *work) {
   free(work);
 }
 
+/* The moments of a feature whose squares are no floats, in doubles. The variance is that of x times
+ * `power`, which is a power of two. */
+static void wide_moments(const Moments *s, int64_t f, float *total, float *other, float *power) {
+  double sum = 0, square = 0;
+  for (int64_t r = 0; r < s->rows; r++) sum += number(s, r * s->features + f);
+  double mean = sum / (double)s->rows;
+  for (int64_t r = 0; r < s->rows; r++) {
+    double centered = number(s, r * s->features + f) - mean;
+    square += centered * centered;
+  }
+  *power = 0x1p-88f; /* brings the largest floats to where their squares can be summed */
+  *total = (float)mean;
+  *other = (float)(square / (double)s->rows * *power * *power);
+}
+
 /* Means and sums of squares of chunks are those of all rows by Chan, Golub and LeVeque 1983. */
-static void add_moments(const Moments *s, float *total, float *other) {
+static void add_moments(const Moments *s, float *total, float *other, float *power) {
   int64_t chunks = s->work.chunks;
   for (int64_t f = 0; f < s->features; f++) {
     const float *sums = s->sums + s->space + f;
@@ -134,20 +156,23 @@ static void add_moments(const Moments *s, float *total, float *other) {
     }
     total[f] = (float)sum;
     other[f] = (float)square;
+    if (s->given) continue;
+    power[f] = 1;
+    if (!(other[f] < 0x1p96f)) wide_moments(s, f, total + f, other + f, power + f);
   }
 }
 
 FfiError *jaxnet_moments(FfiCall *f) {
   if (no_run(f)) return NULL;
   REQUIRE(f->operands.count == 1 || f->operands.count == 3);
-  REQUIRE(f->results.count == 2 && f->options.count == 0);
   FfiBuffer **in = f->operands.buffers, **out = f->results.buffers;
   FfiBuffer *x = in[0], *given = f->operands.count == 3 ? in[1] : NULL;
+  REQUIRE(f->results.count == (given ? 2 : 3) && f->options.count == 0);
   REQUIRE(x->type == FFI_F32 || x->type == FFI_BF16);
   REQUIRE(x->rank == 1 && out[0]->rank == 1);
   int64_t n = out[0]->dims[0], rows = n ? x->dims[0] / n : 0;
   REQUIRE(IS(out[0], F32, n) && IS(out[1], F32, n) && rows > 0 && rows * n == x->dims[0]);
-  REQUIRE(!given || (is(given, x->type, 1, x->dims) && IS(in[2], F32, n)));
+  REQUIRE(given ? is(given, x->type, 1, x->dims) && IS(in[2], F32, n) : IS(out[2], F32, n));
   const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   Moments *s = zeros(1, sizeof(Moments));
@@ -160,12 +185,9 @@ FfiError *jaxnet_moments(FfiCall *f) {
   s->work.chunks = MIN(rows, divide_up(rows * n, CACHED));
   s->sums = zeros((1 + 3 * s->work.chunks) * s->space, sizeof(float));
   s->shift = given ? in[2]->data : s->sums;
-  for (int64_t i = 0; s->sums && !given && i < n; i++) {
-    uint32_t bits = s->half ? (uint32_t)((const uint16_t *)s->x)[i] << 16 : ((const uint32_t *)s->x)[i];
-    memcpy(s->sums + i, &bits, sizeof bits);
-  }
+  for (int64_t i = 0; s->sums && !given && i < n; i++) s->sums[i] = number(s, i);
   int ok = s->sums && run_chunks(&s->work, f, threads_of(f));
-  if (ok) add_moments(s, out[0]->data, out[1]->data);
+  if (ok) add_moments(s, out[0]->data, out[1]->data, given ? NULL : out[2]->data);
   release(&s->work);
   return ok ? NULL : no_memory(f);
 }

@@ -63,6 +63,61 @@ INLINE VEC NAME(centered)(const float *x, int64_t left, float mean) {
   return some;
 }
 
+/* The moments of a group in doubles, whose range holds the squares of all floats. */
+typedef struct {
+  double mean, root, by_mean, by_root;
+} NAME(Wide);
+
+INLINE NAME(Wide) NAME(moments_of_group)(const Norm *s, const void *x, const void *given, int64_t first,
+                                         float *room) {
+  NAME(Wide) group = {0};
+  double square = 0, count = (double)(s->pixels * s->inner);
+  for (int64_t p = 0; s->centered && p < s->pixels; p++) {
+    const float *row = NAME(pixel)(s, x, p, room);
+    for (int64_t f = first; f < first + s->inner; f++) group.mean += row[f] / count;
+  }
+  for (int64_t p = 0; p < s->pixels; p++) {
+    const float *row = NAME(pixel)(s, x, p, room);
+    for (int64_t f = first; f < first + s->inner; f++)
+      square += (row[f] - group.mean) * (row[f] - group.mean);
+  }
+  group.root = 1 / __builtin_sqrt(square / count + s->epsilon);
+  for (int64_t p = 0; given && p < s->pixels; p++) {
+    const float *row = NAME(pixel)(s, x, p, room);
+    const float *slopes = NAME(pixel)(s, given, p, room + s->features + 16);
+    for (int64_t f = first; f < first + s->inner; f++) {
+      double slope = (double)slopes[f] * s->scale[f];
+      if (s->centered) group.by_mean += slope / count;
+      group.by_root += slope * (row[f] - group.mean) * group.root / count;
+    }
+  }
+  return group;
+}
+
+/* One example whose squares are no floats, which is slow and rare. `room` holds three pixels. */
+static void NAME(norm_wide)(const Norm *s, const void *x, const void *given, void *y, float *room,
+                            float *sums) {
+  int64_t n = s->features, space = n + 16;
+  for (int64_t first = 0; first < n; first += s->inner) {
+    NAME(Wide) group = NAME(moments_of_group)(s, x, given, first, room);
+    for (int64_t p = 0; p < s->pixels; p++) {
+      const float *row = NAME(pixel)(s, x, p, room);
+      const float *slopes = given ? NAME(pixel)(s, given, p, room + space) : NULL;
+      for (int64_t f = first; f < first + s->inner; f++) {
+        double unit = (row[f] - group.mean) * group.root, value;
+        if (given) {
+          sums[f] += (float)(slopes[f] * unit);
+          sums[space + f] += slopes[f];
+          value = ((double)slopes[f] * s->scale[f] - group.by_mean - unit * group.by_root) * group.root;
+        } else value = unit * s->scale[f] + s->bias[f];
+        float result[LANES] = {(float)value};
+        if (s->half) NAME(round)(result, 1, (uint16_t *)y + p * n + f);
+        else ((float *)y)[p * n + f] = result[0];
+      }
+    }
+  }
+}
+
 /* An example of one pixel and one group, with numbers instead of arrays for its moments. */
 static void NAME(norm_row)(const Norm *s, const void *from, const void *by, void *to, float *room,
                            float *sums) {
@@ -79,7 +134,9 @@ static void NAME(norm_row)(const Norm *s, const void *from, const void *by, void
     VEC some = NAME(centered)(x + f, n - f, mean);
     square += some * some;
   }
-  float root = 1 / __builtin_sqrtf(NAME(total)(square) / (float)n + s->epsilon);
+  float total = NAME(total)(square);
+  if (!__builtin_isfinite(total)) return NAME(norm_wide)(s, from, by, to, room, sums);
+  float root = 1 / __builtin_sqrtf(total / (float)n + s->epsilon);
   sum = (VEC){0};
   for (int64_t f = 0; given && f < n; f += LANES) {
     VEC slope = NAME(load)(given + f, n - f), unit = NAME(centered)(x + f, n - f, mean) * root;
@@ -122,6 +179,8 @@ static void NAME(norm)(const Norm *s, int64_t example, float *memory, float *sum
   }
   NAME(add_pixels)(1, s, x, NULL, mean, root, NULL, room);
   NAME(mean_of_groups)(1, s, root);
+  for (int64_t f = 0; f < n; f += s->inner) /* 0 or NaN if the squares are no floats */
+    if (!(root[f] > 0)) return NAME(norm_wide)(s, x, given, y, room, sums);
   if (given) {
     NAME(add_pixels)(0, s, x, given, mean, sum, along, room);
     for (int64_t f = 0; f < n; f++) {

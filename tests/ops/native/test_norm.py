@@ -77,6 +77,49 @@ def test_values_and_gradients(case, dtype, centered):
     near(found, exact(*given, slope, axes, centered), most, 0)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e15, 1e19, 1e25, 1e30])
+@pytest.mark.parametrize("case", ["layer norm", "group norm"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_numbers_whose_squares_are_no_floats(case, dtype, size):
+    (x, *given, slope), axes = operands(case, dtype)
+    x = (x * size).astype(dtype)
+
+    @jax.jit
+    def both(slope, *given):
+        y, pull = jax.vjp(lambda *a: standardized(*a, axes, 1e-3), *given)
+        return y, pull(slope)
+
+    y, gradients = both(slope, x, *given)
+    wanted, right = exact(x, *given, slope, axes, True)
+    for one, other in zip((y, *gradients), (wanted, *right), strict=True):
+        one = np.asarray(one, np.float64) / np.abs(other).max()
+        near(one, other / np.abs(other).max(), 2**-8 if dtype == jnp.bfloat16 else 1e-5, 0)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e15, 1e19, 1e25, 1e30])
+def test_batches_whose_squares_are_no_floats(size):
+    rng = np.random.default_rng(0)
+    shapes = (2048, 32), (32,), (32,), (2048, 32)
+    x, scale, bias, slope = (jnp.asarray(rng.normal(size=n), jnp.float32) for n in shapes)
+    x *= size
+
+    @jax.jit
+    def both(slope, *given):
+        (y, mean, _), pull = jax.vjp(lambda *a: normalized(*a, 1e-3), *given)
+        return y, mean, pull((slope, jnp.zeros(32), jnp.zeros(32)))
+
+    y, mean, (by_x, by_scale, by_bias) = both(slope, x, scale, bias)
+    np.testing.assert_allclose(mean, np.asarray(x, np.float64).mean(0), rtol=0, atol=1e-6 * size)
+    of_features = x.T[..., None], scale[:, None], bias[:, None], slope.T[..., None]
+    for f, (a, by_one, by_another, given) in enumerate(zip(*of_features, strict=True)):
+        wanted, right = exact(a, by_one, by_another, given, (0,), True)
+        np.testing.assert_allclose(y[:, f], wanted[:, 0], rtol=0, atol=1e-5)
+        most = np.abs(right[0]).max()
+        np.testing.assert_allclose(by_x[:, f] / most, right[0][:, 0] / most, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(by_scale[f], right[1][0], rtol=0, atol=1e-3)
+        np.testing.assert_allclose(by_bias[f], right[2][0], rtol=0, atol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_moments_of_a_batch_are_sums_in_c(monkeypatch, dtype):
@@ -136,11 +179,13 @@ def test_averages_over_the_batch_or_over_few_rows_run_in_jax(axes):
 @pytest.mark.parametrize("case", ["layer norm", "group norm"])
 def test_other_dtypes_are_not_for_the_library(case):
     (x, scale, *_), axes = operands(case)
-    assert norm.supports(x, scale, scale, axes=axes)
+    supports = partial(norm.supports, axes=axes, epsilon=1e-6)
+    assert supports(x, scale, scale)
     for dtype in (jnp.float16, jnp.int32):
-        assert not norm.supports(x.astype(dtype), scale, scale, axes=axes), dtype
-    assert not norm.supports(x, scale.astype(jnp.bfloat16), scale, axes=axes)
-    assert not norm.supports(x, scale[..., :1], scale, axes=axes)
+        assert not supports(x.astype(dtype), scale, scale), dtype
+    assert not supports(x, scale.astype(jnp.bfloat16), scale)
+    assert not supports(x, scale[..., :1], scale)
+    assert not supports(x, scale, scale, epsilon=0.0)
 
 
 POOL_CASES = {
