@@ -231,8 +231,8 @@ def log_mel(
     There are 1 + (samples - window) // hop frames, each a Hamming window inside the wave. Power
     that is more than 60 dB below the maximum of the wave is raised to that level. Normalized
     features do not depend on the volume of the wave. A silent wave has constant features, which are
-    0 after normalization. The first call after an installation takes 10 to 20 seconds, because
-    librosa compiles its functions once.
+    0 after normalization. They are computed in NumPy, so they have no derivatives. The first call
+    after an installation takes 10 to 20 seconds, because librosa compiles its functions once.
 
     Args:
       waves: Arrays (samples,) of signed integers or floats; for a single wave pass [wave].
@@ -279,7 +279,8 @@ def mfcc(
 ) -> list[np.ndarray]:
     """Return mel-frequency cepstral coefficients, the first of a DCT of `log_mel`.
 
-    They are nearly uncorrelated, as Gaussians with diagonal covariances assume.
+    They are nearly uncorrelated, as Gaussians with diagonal covariances assume. As `log_mel`, they
+    have no derivatives.
 
     Args:
       waves, rate, window, hop, bands, normalize: As in `log_mel`.
@@ -313,6 +314,7 @@ def _features(
     checks.one_of(who, "deltas", deltas, [0, 1, 2])
     checks.check_options(who, normalize=normalize)
     hint = "for a single wave pass [wave]"
+    checks.check_not_traced(who, "waves", waves)
     checks.check_type(who, "waves", waves, list | tuple, "a list of arrays (samples,)", hint)
     waves = [_check_wave(who, i, wave, size) for i, wave in enumerate(waves)]
     librosa = extra("librosa", "librosa", who, "speech")
@@ -367,6 +369,7 @@ def _check_wave(who: str, i: int, wave: Any, size: int) -> np.ndarray:
             f"{who}: a wave must be an array of signed integers or floats, got for wave {i} "
             f"{type(wave).__name__ if kind is None else kind}"
         )
+    checks.check_not_traced(who, f"wave {i}", wave)
     checks.check_mask(who, f"wave {i}", wave)
     wave = np.asarray(wave)
     if wave.ndim != 1:

@@ -92,7 +92,8 @@ def gabor_fit(filters: Any) -> GaborFit:
     Levenberg-Marquardt runs from the largest peak of the filter's spectrum and from the orthogonal
     wave, with Gaussians of several widths at the center of the filter's energy, and the best result
     is kept. A standard deviation is at least half a pixel, and the center is within the filter.
-    Eight parameters fit part of any filter: R² of white noise of 12x12 pixels is about 0.13.
+    Eight parameters fit part of any filter: R² of white noise of 12x12 pixels is about 0.13. It is
+    computed in NumPy, so it has no derivatives.
 
     Args:
       filters: Filters, (height, width, filters), at least 4x4 pixels; for a dense kernel

@@ -233,7 +233,7 @@ def rms_norm(
       A layer with outputs of the shape of its inputs.
 
     Raises:
-      ValueError: If the input does not have a feature axis of size 2 or more.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> y, _ = rms_norm(use_scale=False).apply({}, {}, jnp.array([[3.0, 4.0, 0.0, 0.0]]))
@@ -254,7 +254,8 @@ def _over_features(
 
     def forward(m, x):
         check_rank(name, x, 2)
-        _check_count(f"{name}:", x, x.shape[-1], "position", "batch_norm")
+        if centered:  # the mean square of one feature does not have to be 0, but its variance is
+            _check_count(f"{name}:", x, x.shape[-1], "position", "batch_norm")
         return standardized(x, *affine(m, x), (-1,), epsilon, centered)
 
     return compose(forward, name=name, kind=kind)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import to_device, within
+from jaxnet.services.checks import check_not_traced, to_device, within
 from jaxnet.services.extras import extra
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_fit, standardized
@@ -17,7 +17,8 @@ def kmeans(
 ) -> jax.Array:
     """Return centroids from scikit-learn's `KMeans`, each the mean of its nearest examples.
 
-    The result is a local minimum of the sum of squared distances; another key gives another.
+    The result is a local minimum of the sum of squared distances; another key gives another. It is
+    computed in NumPy, so it has no derivatives.
 
     Args:
       key: Random key; the same key and data give the same centroids.
@@ -45,6 +46,7 @@ def kmeans(
     "k-means++: the advantages of careful seeding".
     """
     within("kmeans", "tolerance", tolerance, "[0, inf)")
+    check_not_traced("kmeans", "x", x)
     checked = check_fit(key, x, features, "kmeans", limit=0, iterations=iterations)
     # Explicit, since x64 makes the default 64 bits.
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
@@ -63,7 +65,7 @@ def fit_kmeans(key: jax.Array, x: Any, features: int, *, iterations: int = 100) 
     """Return centroids as params of `jn.dense(features)`: the nearest has the largest output.
 
     ‖x − c‖² = ‖x‖² − 2 (x·c − ½‖c‖²), also if the mean of x is subtracted from x and c. All outputs
-    together have mean 0 and standard deviation 1 over x.
+    together have mean 0 and standard deviation 1 over x. As `kmeans`, it has no derivatives.
 
     Args:
       key, x, features, iterations: As in `kmeans`.

@@ -89,9 +89,11 @@ def _fista(dictionary, x, penalty, steps, positive, momentum=True):
     gram = _dot(dictionary, dictionary.T)  # (features, features)
     # The gradient's Lipschitz constant, the largest eigenvalue, computed from the smaller product.
     a = gram if features <= inputs else _dot(dictionary.T, dictionary)
-    v = _vectors(a)[:, -1]
+    # The eigenvalue's derivative has a constant eigenvector, and LAPACK has none in reverse.
+    v = jax.lax.stop_gradient(_vectors(jax.lax.stop_gradient(a))[:, -1])
     largest = jnp.einsum("i,ij,j", v, a, v, precision="highest")
-    curvature = jnp.maximum(largest, jnp.finfo(x.dtype).tiny)
+    # Of a dictionary of zeros all steps are 0, however long.
+    curvature = jnp.where(largest > jnp.finfo(x.dtype).tiny, largest, 1)
     target = _dot(x, dictionary.T)  # (..., inputs) -> (..., features)
     threshold = penalty / curvature
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import check_options, within
+from jaxnet.services.checks import check_not_traced, check_options, within
 from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples
 
@@ -25,7 +25,8 @@ def fit_pca(key: jax.Array | None, x: Any, features: int | None = None) -> Param
 
     The outputs have mean 0, are uncorrelated, and are sorted by decreasing variance. The columns of
     the kernel are orthonormal, each with its largest entry positive. So `y @ kernel.T + mean` is
-    the best linear reconstruction of x from this number of features.
+    the best linear reconstruction of x from this number of features. It is computed in NumPy, so it
+    has no derivatives.
 
     Args:
       key: Not used, as nothing is random; every fit takes a key.
@@ -63,6 +64,7 @@ def fit_whitening(
     """Return params of `jn.dense(features)` for uncorrelated outputs of mean 0 and variance 1.
 
     Directions without variance (constant inputs, or fewer examples than inputs) give outputs of 0.
+    It is computed in NumPy, so it has no derivatives.
 
     Args:
       key: Not used, as nothing is random; every fit takes a key.
@@ -115,6 +117,7 @@ def fit_whitening(
 def _directions(x: Any, features: int | None, who: str):
     """Return the checked x, its mean (inputs,), decreasing variances, and directions as columns
     (inputs, inputs)."""
+    check_not_traced(who, "x", x)
     checked = check_examples(x, 1 if features is None else features, who, limit=1)
     exact = np.asarray(x, np.float64)  # the checked x is rounded to float32
     mean = exact.mean(0)

@@ -9,6 +9,7 @@ from jaxnet.services.checks.arrays import as_array as as_array
 from jaxnet.services.checks.arrays import at_data as at_data
 from jaxnet.services.checks.arrays import check_arrays as check_arrays
 from jaxnet.services.checks.arrays import check_floats as check_floats
+from jaxnet.services.checks.arrays import check_not_traced as check_not_traced
 from jaxnet.services.checks.arrays import check_range as check_range
 from jaxnet.services.checks.arrays import check_rank as check_rank
 from jaxnet.services.checks.arrays import looks_at_data as looks_at_data

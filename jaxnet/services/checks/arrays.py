@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnet.services.checks.native import check_mask, to_device
 from jaxnet.services.checks.options import AXES
-from jaxnet.services.checks.tracing import concrete_values
+from jaxnet.services.checks.tracing import concrete_values, is_traced
 from jaxnet.services.trees import PyTree, describe
 
 # What `as_array` accepts, by dtype, and the message for any other dtype.
@@ -117,9 +117,10 @@ def on_host(
     """
     check_mask(who, what, value)
     array = None
-    # Lists of different lengths, tracers, and objects of other libraries fail.
+    # Lists of different lengths, tracers and objects of other libraries fail.
     with suppress(Exception):
         array = np.asarray(value)
+    check_not_traced(who, what, value)
     if array is None or not (hasattr(value, "dtype") or array.dtype.kind in "biufc"):
         raise TypeError(
             f"{who}: {what} must be an array of shape {form}, got {type(value).__name__}"
@@ -129,6 +130,22 @@ def on_host(
     _check_dtype(who, what, array.dtype, dtype)
     _check_form(who, what, array.shape, form, {} if sizes is None else sizes, empty)
     return array.astype(np.float64) if dtype == "reals" else array
+
+
+def check_not_traced(who: str, what: str, value: Any) -> None:
+    """Raise if the values of an array are not known, as inside `jax.jit` or `jax.grad`.
+
+    Raises:
+      TypeError: If they are not.
+
+    Example:
+      >>> check_not_traced("fit_pca", "x", jnp.ones((5, 3)))
+    """
+    if is_traced(value):
+        raise TypeError(
+            f"{who}: {what} is traced by JAX, but {who} computes in NumPy and has no derivatives; "
+            "call it outside of jax.jit, jax.vmap and jax.grad"
+        )
 
 
 def _check_dtype(who: str, what: str, got: Any, dtype: str) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services.checks.native import is_sparse, to_numpy
+from jaxnet.services.checks.tracing import is_traced
 from jaxnet.services.trees import PyTree, flat
 
 
@@ -127,7 +128,7 @@ def check_finite(who: str, x: Any, items: str = "examples") -> None:
 
     Args:
       who: Name of the function.
-      x: Array (n, ...) with known values.
+      x: Array (n, ...); inside `jax.jit`, where values are not known, nothing is checked.
       items: Plural noun for the rows, for the message.
 
     Example:
@@ -136,7 +137,7 @@ def check_finite(who: str, x: Any, items: str = "examples") -> None:
       ...
       ValueError: fit_pca: 1 of 2 examples contain NaN or Inf, the first at index 1. Replace ...
     """
-    finite = _finite_rows(x)
+    finite = None if is_traced(x) else _finite_rows(x)
     if finite is not None and not finite.all():
         raise ValueError(
             f"{who}: {(~finite).sum()} of {len(x)} {items} contain NaN or Inf, "
