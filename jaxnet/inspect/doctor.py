@@ -21,6 +21,7 @@ from jaxnet.services.trees import PyTree, differences, flat, floats_of, with_flo
 from jaxnet.training import memory
 from jaxnet.training.axes import axes_hint
 from jaxnet.training.objective import averaged, supervised_in
+from jaxnet.training.ranges import HIGH_LOSS, pixel_hint, takes_logits, values_of
 from jaxnet.training.train_state import TrainState, check_train_state
 from jaxnet.training.trainer import Trainer
 from jaxnet.training.watch import explain_reuse
@@ -141,6 +142,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     findings += _axes(trainer.objective, train_state, batches[0])
     findings += _mixed(trainer.objective, train_state, batches[0])
     findings += _squashed(trainer.objective, train_state, batches[0])
+    findings += _pixels(trainer.objective, trials, batches[0])
     return Report(findings, entries, dead)
 
 
@@ -385,26 +387,17 @@ def _squashed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[
         y, _ = parts.net.apply(params, train_state.state, x)
         return y
 
-    def values(layer, y):
-        """Return the values of the loss or of a metric for outputs `y`."""
-        result, _ = layer.apply({}, {}, (y, targets))
-        return jax.tree.leaves(result)[0]
-
     larger_floats = jax.tree.map(lambda p: 30 * p, floats_of(train_state.params))
     y = outputs(train_state.params, x)
     larger = outputs(with_floats(train_state.params, larger_floats), x)
     if not (_in_unit_interval(y) and y.any() and _in_unit_interval(larger)):
         return []
-    slope = jax.grad(lambda y: values(parts.loss, y).mean())(y)
-    corner = (slope < 0).astype(y.dtype)
-    near = float(values(parts.loss, corner).mean())
-    far = float(values(parts.loss, 3 * corner - 1).mean())
-    loss_takes_logits = far < near and near > 1e-3
-
+    loss_takes_logits = takes_logits(parts.loss, y, targets)
     names = ["the loss"] if loss_takes_logits else []
     random = jax.random.uniform(jax.random.key(0), y.shape, y.dtype, 1e-3, 1 - 1e-3)
     for name, metric in parts.metrics.items():
-        if (values(metric, random) == values(metric, 1 - random)).all():
+        one, other = (values_of(metric, a, targets) for a in (random, 1 - random))
+        if (one == other).all():
             names.append(f"metrics[{name!r}]")
     if not names:
         return []
@@ -412,6 +405,15 @@ def _squashed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[
     if not loss_takes_logits:
         write += ", or write functools.partial(jn.metrics.binary_accuracy, threshold=0.5)"
     return [f"all outputs are in [0, 1], but logits are expected by {' and '.join(names)}: {write}"]
+
+
+def _pixels(objective: Layer, trials: list[_Trial], batch: PyTree) -> list[str]:
+    parts = supervised_in(objective)
+    first = float(trials[0].train_loss)
+    if parts is None or not first > HIGH_LOSS:
+        return []
+    hint = pixel_hint(parts.split(batch)[0])
+    return [f"the first loss is {first:.4g}, and {hint}: write x / 255"] if hint else []
 
 
 def _in_unit_interval(y: PyTree) -> bool:

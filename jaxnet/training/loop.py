@@ -1,6 +1,7 @@
 """Epochs: the loop is the user's, and `fit` trains between its turns."""
 
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.evaluate import evaluate_prepared, means
 from jaxnet.training.loss_scale import scales_in
 from jaxnet.training.placement import agree_on, shardings_of
+from jaxnet.training.ranges import warn_pixels
 from jaxnet.training.source import REFRESH, Batches, Pace, Resident, Spent, Totals, source_of
 from jaxnet.training.train_state import TrainState, check_train_state, only, without_weak_types
 from jaxnet.training.trainer import Trainer
@@ -226,14 +228,16 @@ class Epochs:
     """What `fit` returns: an iterator of epochs, which warns if nobody iterates it."""
 
     def __init__(self, trainer: Trainer, run: Iterator[Epoch]):
-        self._trainer, self._run, self._begun = trainer, run, False
+        self._trainer, self._run = trainer, run
+        # Not `__del__`, which a program's exit calls when warnings can no longer be given.
+        self._unused = weakref.finalize(self, _warn_unused)
 
     def __iter__(self) -> Iterator[Epoch]:
         return self
 
     @explain_reuse()
     def __next__(self) -> Epoch:
-        self._begun = True
+        self._unused.detach()
         return next(self._run)
 
     def __repr__(self) -> str:
@@ -245,9 +249,9 @@ class Epochs:
     def __reduce__(self) -> Any:
         raise TypeError("fit: a run cannot be copied; pass epoch.train_state and position= to fit")
 
-    def __del__(self) -> None:
-        if not self._begun:
-            warn("fit was never iterated, so nothing was trained; write: for epoch in jn.fit(...):")
+
+def _warn_unused() -> None:
+    warn("fit was never iterated, so nothing was trained; write: for epoch in jn.fit(...):")
 
 
 @dataclass
@@ -349,6 +353,8 @@ class _FitLoop:
     def _warn(self, train_state: TrainState, totals: Totals, first: int) -> None:
         """Warn about the gradients and losses of steps, of which `first` is the first."""
         params, losses, finite = train_state.params, totals.losses, totals.finite
+        if first == 1 and len(losses):
+            warn_pixels("fit", self.objective, float(losses[0]))
         if not self._warned_of_gradients:
             if scales := scales_in(train_state.opt_state):
                 self._warned_of_gradients = warn_skipped(params, scales, finite[-1])

@@ -14,6 +14,7 @@ from jaxnet.services.trees import PyTree, flat, is_float, key_spec, memo_of, sha
 from jaxnet.services.warn import warn
 from jaxnet.training.objective import Supervised, supervised_in
 from jaxnet.training.objective_trace import trace_objective, trace_or_none
+from jaxnet.training.ranges import check_probabilities, note_pixels
 
 
 def check_targets(
@@ -57,6 +58,8 @@ def check_targets(
     x, targets, batch_of = _divided(parts, data)
     seen_by_net = parts.entries.split(data)[0] if parts and parts.entries else x
     check_bytes(parts.net if parts else objective, seen_by_net, who)
+    if parts is not None:
+        note_pixels(parts.net, seen_by_net)
     inputs, structure_of_inputs = jax.tree.flatten(x)
     are_ids = list(map(_may_be_ids, inputs))
     ids = [leaf for leaf, is_ids in zip(inputs, are_ids, strict=True) if is_ids]
@@ -92,6 +95,8 @@ def check_targets(
     except WrongValues as error:
         error.add_note(f"{who} looked at the data first: nothing was computed with them")
         raise
+    if parts is not None and objective.kind in ("supervised", "augmented"):
+        check_probabilities(who, parts, params, state, data)
 
 
 def _divided(

@@ -13,6 +13,7 @@ from jaxnet.services.trees import PyTree, differences, flat
 from jaxnet.services.warn import warn
 from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import supervised_in
+from jaxnet.training.ranges import warn_pixels
 
 MANY = 10  # steps in a row without an update, after which the loss scale is 1,000 times smaller
 
@@ -107,6 +108,8 @@ class Watcher:
             warn_skipped(train_state.params, [scale], np.asarray(scale.finite))
             return
         self._below = self._below or warn_below(objective, np.asarray(unread[-1:]))
+        if first:
+            warn_pixels("step", objective, float(unread[0]))
         if not first and np.isfinite(unread[-1]):  # a NaN reaches the parameters and stays there
             return
         losses = np.asarray(unread)

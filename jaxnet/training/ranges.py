@@ -1,0 +1,184 @@
+"""Ranges that training does not complain about: probabilities for logits, pixels from 0 to 255."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, Params, State
+from jaxnet.services.checks import concrete_values
+from jaxnet.services.jaxprs import follow
+from jaxnet.services.trees import PyTree, memo_of, shapes_of, signature
+from jaxnet.services.warn import warn
+from jaxnet.training.objective import Supervised, supervised_in
+from jaxnet.training.objective_trace import trace_or_none
+
+# What leaves the numbers of an array as they are.
+MOVES = {
+    "broadcast_in_dim", "convert_element_type", "copy", "reshape", "rev", "slice", "squeeze",
+    "transpose",
+}  # fmt: skip
+EXAMPLES = 8  # that show whether a loss takes logits
+LEAST_OF_PIXELS, MOST_OF_PIXELS = 30, 255
+PIXELS = "pixels from 0 to 255"  # what a net notes of its first input
+HIGH_LOSS = 10.0  # of a net that starts: a cross entropy of 1,000 classes starts at 7
+
+
+def last_function(net: Layer, params: Params, state: State, x: PyTree) -> str:
+    """Return "a sigmoid" or "a softmax" if the output of a net is one, otherwise "".
+
+    Args:
+      net: Any layer.
+      params, state: Its params and state, or their shapes.
+      x: Its input, or the shapes of it.
+
+    Example:
+      >>> net, x = jn.serial(jn.dense(4), jax.nn.softmax), jn.spec((2, 3))
+      >>> last_function(net, *net.init(jax.random.key(0), x), x)
+      'a softmax'
+    """
+
+    def outputs(params, state, x):
+        y, _ = net.apply(params, state, x)
+        return y
+
+    shapes = shapes_of((params, state, x))
+    program = trace_or_none(jax.make_jaxpr(outputs), *shapes)
+    if program is None or len(program.jaxpr.outvars) != 1:
+        return ""
+    (fact,) = follow(program, [""] * len(program.jaxpr.invars), _rule, "")
+    return fact if fact.startswith("a ") else ""
+
+
+def _rule(eqn: Any, known: list[str], inside: list[list[str]]) -> Sequence[str]:
+    """Return for each result the function whose values it has, or a part of a softmax."""
+    count = len(eqn.outvars)
+    name = eqn.primitive.name
+    if name == "logistic":
+        return ["a sigmoid"]
+    if name == "exp":
+        return ["exp"]
+    if name == "reduce_sum" and known[0] == "exp":
+        return ["sum of exp"]
+    if name == "div" and known == ["exp", "sum of exp"]:
+        return ["a softmax"]
+    if name in MOVES:
+        return [known[0]]
+    bodies = [results for results in inside if len(results) == count]
+    return bodies[0] if bodies and name not in ("scan", "while") else [""] * count
+
+
+def takes_logits(loss: Layer, y: jax.Array, targets: PyTree) -> bool:
+    """Return whether a loss takes logits: from the best corner of [0, 1] it falls further.
+
+    Args:
+      loss: Layer of (outputs, targets).
+      y: Outputs in [0, 1].
+      targets: Targets of these outputs.
+
+    Example:
+      >>> parts = jn.supervised(jn.dense(3), jn.losses.cross_entropy).supervised
+      >>> takes_logits(parts.loss, jnp.ones((2, 3)) / 3, jnp.array([0, 2]))
+      True
+    """
+
+    def mean(y):
+        return values_of(loss, y, targets).mean()
+
+    slope = jax.grad(mean)(y)
+    corner = (slope < 0).astype(y.dtype)
+    near, far = float(mean(corner)), float(mean(3 * corner - 1))
+    return far < near and near > 1e-3
+
+
+def values_of(layer: Layer, y: jax.Array, targets: PyTree) -> jax.Array:
+    """Return the values of a loss or of a metric.
+
+    Example:
+      >>> parts = jn.supervised(jn.dense(3), jn.losses.half_squared_error).supervised
+      >>> values_of(parts.loss, jnp.ones((2, 3)), jnp.zeros((2, 3))).tolist()
+      [1.5, 1.5]
+    """
+    result, _ = layer.apply({}, {}, (y, targets))
+    return jax.tree.leaves(result)[0]
+
+
+def check_probabilities(
+    who: str, parts: Supervised, params: Params, state: State, batch: PyTree
+) -> None:
+    """Warn once about a net that ends in a sigmoid or softmax under a loss that takes logits.
+
+    Args:
+      who: Name of the function.
+      parts: Net and loss of an objective.
+      params, state: Params and state of the net.
+      batch: Examples with targets.
+    """
+    memo = memo_of(parts.net.apply)
+    x, _ = parts.split(batch)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
+
+    def last() -> str:
+        return last_function(parts.net, params, state, one)
+
+    function = memo.of(("last function", signature((params, state, one))), last)
+    if not function:
+        return
+
+    def find() -> bool:
+        some = jax.tree.map(lambda leaf: leaf[:EXAMPLES], batch)
+        if any(concrete_values(leaf) is None for leaf in jax.tree.leaves(some)):
+            return False
+        x, targets = parts.split(some)
+        shape = jax.eval_shape(parts.net.apply, *shapes_of((params, state, x)))[0]
+        drawn = np.random.default_rng(0).uniform(0.1, 0.9, shape.shape)
+        found = takes_logits(parts.loss, jnp.asarray(drawn, shape.dtype), targets)
+        if found:
+            warn(
+                f"{who}: the net ends in {function}, but {parts.loss.kind} takes logits and "
+                "applies its own, so it cannot fall far. Leave the function out of the net, and "
+                "apply it to the outputs of jn.predict for probabilities"
+            )
+        return found
+
+    memo.of(("logits", parts.loss.apply), find)
+
+
+def pixel_hint(x: PyTree) -> str:
+    """Return the range of an input that holds pixels from 0 to 255; otherwise "".
+
+    Example:
+      >>> pixel_hint(np.array([[0.0, 255.0], [17.0, 3.0]]))
+      'x holds whole numbers from 0 to 255, as of pixels'
+    """
+    for leaf in jax.tree.leaves(x):
+        values = concrete_values(leaf)
+        if values is None or values.ndim < 2 or not values.size or values.dtype.kind not in "fu":
+            continue
+        values = values[: 8 * EXAMPLES]
+        least, most = values.min(), values.max()
+        if least >= 0 and LEAST_OF_PIXELS < most <= MOST_OF_PIXELS and (values % 1 == 0).all():
+            return f"x holds whole numbers from {least:g} to {most:g}, as of pixels"
+    return ""
+
+
+def note_pixels(net: Layer, x: PyTree) -> None:
+    """Look at the first input of a net that a run has, for `warn_pixels`."""
+    memo_of(net.apply).of(PIXELS, lambda: pixel_hint(x))
+
+
+def warn_pixels(who: str, objective: Layer | None, loss: float) -> None:
+    """Warn if a run starts with a high loss on pixels from 0 to 255.
+
+    Args:
+      who: Name of the function.
+      objective: Objective that is trained.
+      loss: First loss.
+    """
+    parts = supervised_in(objective)
+    if parts is None or not loss > HIGH_LOSS:
+        return
+    if hint := memo_of(parts.net.apply).of(PIXELS, str):
+        warn(f"{who}: the first loss is {loss:.4g}, and {hint}: write x / 255")
