@@ -1,6 +1,7 @@
 """Images of your own, in one folder per class."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,10 +83,12 @@ def image_folder(
         raise ValueError(
             f"image_folder: {root} is not a folder. Pass a folder with one subfolder per class"
         )
-    there = sorted(path.name for path in root.iterdir() if path.is_dir() and _shown(path, root))
+    folders = _class_folders(root)
+    there = sorted(folders)
     names = there if classes is None else check_list("image_folder", "classes", classes, "names")
     if isinstance(classes, set | frozenset) or len(set(names)) < len(names):
         raise ValueError(f"image_folder: classes must be different names, in order, got {names}")
+    names = [_composed(name) for name in names]
     unknown = [name for name in there if name not in names]
     if unknown:
         raise ValueError(
@@ -100,7 +103,7 @@ def image_folder(
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        class_folder = root / name
+        class_folder = folders.get(name, root / name)
         pictures = _pictures(class_folder, root)
         if not pictures and classes is None:
             raise ValueError(
@@ -115,6 +118,28 @@ def image_folder(
             images[i] = read_image(file, size, channels=channels)
             bar.update()
     return ImageFolder(images, np.array(labels, np.int32), names, files)
+
+
+def _class_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of classes by name; a name with accents is one, however it is written."""
+    folders: dict[str, Path] = {}
+    for path in sorted(path for path in root.iterdir() if path.is_dir() and _shown(path, root)):
+        name = _composed(path.name)
+        if name in folders:
+            raise ValueError(
+                f"image_folder: {root} has two folders whose names look alike, "
+                f"{ascii(folders[name].name)} and {ascii(path.name)}; put their images in one"
+            )
+        folders[name] = path
+    return folders
+
+
+def _composed(name: Any) -> Any:
+    """Return a name with each accent and its letter as one character.
+
+    macOS and some archives write them as two.
+    """
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
 
 
 def _pictures(folder: Path, root: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxnet.core import Layer
 from jaxnet.inspect.activations import activations
@@ -142,6 +143,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     findings += _axes(trainer.objective, train_state, batches[0])
     findings += _mixed(trainer.objective, train_state, batches[0])
     findings += _squashed(trainer.objective, train_state, batches[0])
+    findings += _schedule_free(train_state.opt_state)
     findings += _pixels(trainer.objective, trials, batches[0])
     return Report(findings, entries, dead)
 
@@ -405,6 +407,22 @@ def _squashed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[
     if not loss_takes_logits:
         write += ", or write functools.partial(jn.metrics.binary_accuracy, threshold=0.5)"
     return [f"all outputs are in [0, 1], but logits are expected by {' and '.join(names)}: {write}"]
+
+
+def _schedule_free(opt_state: PyTree) -> list[str]:
+    """Return a finding about an optimizer whose params in training are not its result."""
+    kind = optax.contrib.ScheduleFreeState
+
+    def is_one(part: Any) -> bool:
+        return isinstance(part, kind)
+
+    if not any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one))):
+        return []
+    return [
+        "the optimizer is schedule-free, whose params in training are not those to evaluate by: "
+        "before evaluate, predict and save write train_state._replace(params="
+        "optax.contrib.schedule_free_eval_params(train_state.opt_state, train_state.params))"
+    ]
 
 
 def _pixels(objective: Layer, trials: list[_Trial], batch: PyTree) -> list[str]:

@@ -4,7 +4,9 @@ import contextlib
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import jax
 
@@ -30,7 +32,35 @@ def warn(message: str) -> None:
       >>> caught[0].category.__name__, str(caught[0].message)
       ('UserWarning', 'step: is compiled again')
     """
-    level, frame = 2, sys._getframe(1)
+    level, _ = _line_of_user()
+    warnings.warn(message, stacklevel=level)
+
+
+def later_warning(message: str) -> Callable[[], None]:
+    """Return a function that warns at the line of the user that is running now.
+
+    Args:
+      message: Text, as of `warn`.
+
+    Example:
+      >>> import warnings
+      >>> with warnings.catch_warnings(record=True) as caught:
+      ...     later_warning("fit was never iterated")()
+      >>> str(caught[0].message)
+      'fit was never iterated'
+    """
+    _, frame = _line_of_user()
+    where = frame.f_code.co_filename, frame.f_lineno
+
+    def give() -> None:
+        warnings.warn_explicit(message, UserWarning, *where)
+
+    return give
+
+
+def _line_of_user() -> tuple[int, FrameType]:
+    """Return the level of the stack, as the caller of this function counts it, and its frame."""
+    level, frame = 2, sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+    return level, frame

@@ -98,6 +98,8 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
         def mixed(old, now):
             return (rate * old + (1 - rate) * now).astype(old.dtype)
 
-        return updates, EmaState(step=step + 1, ema=jax.tree.map(mixed, state.ema, new))
+        return updates, EmaState(
+            step=optax.safe_increment(step), ema=jax.tree.map(mixed, state.ema, new)
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

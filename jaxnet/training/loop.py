@@ -13,7 +13,7 @@ from jaxnet.services.checks import all_at_least, all_native, at_least, check_opt
 from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import PyTree
-from jaxnet.services.warn import warn
+from jaxnet.services.warn import later_warning, warn
 from jaxnet.training.data_adapter import DataAdapter, is_stream
 from jaxnet.training.described import check_run, describe_run
 from jaxnet.training.epoch import Epoch, Position
@@ -24,7 +24,13 @@ from jaxnet.training.ranges import warn_pixels
 from jaxnet.training.source import REFRESH, Batches, Pace, Resident, Spent, Totals, source_of
 from jaxnet.training.train_state import TrainState, check_train_state, only, without_weak_types
 from jaxnet.training.trainer import Trainer
-from jaxnet.training.watch import explain_reuse, warn_below, warn_nonfinite, warn_skipped
+from jaxnet.training.watch import (
+    check_count,
+    explain_reuse,
+    warn_below,
+    warn_nonfinite,
+    warn_skipped,
+)
 
 
 @explain_keywords
@@ -228,17 +234,26 @@ class Epochs:
     """What `fit` returns: an iterator of epochs, which warns if nobody iterates it."""
 
     def __init__(self, trainer: Trainer, run: Iterator[Epoch]):
-        self._trainer, self._run = trainer, run
+        self._trainer, self._run, self._ended = trainer, run, False
         # Not `__del__`, which a program's exit calls when warnings can no longer be given.
-        self._unused = weakref.finalize(self, _warn_unused)
+        self._unused = weakref.finalize(self, later_warning(UNUSED))
 
     def __iter__(self) -> Iterator[Epoch]:
+        if self._ended:
+            warn(
+                "fit: this run was iterated to its end, so it has no epochs left; keep them, as in "
+                "epochs = list(jn.fit(...)), or write jn.fit(trainer, epoch.train_state, ...) again"
+            )
         return self
 
     @explain_reuse()
     def __next__(self) -> Epoch:
         self._unused.detach()
-        return next(self._run)
+        try:
+            return next(self._run)
+        except StopIteration:
+            self._ended = True
+            raise
 
     def __repr__(self) -> str:
         return f"fit({self._trainer!r}{USE})"
@@ -248,10 +263,6 @@ class Epochs:
 
     def __reduce__(self) -> Any:
         raise TypeError("fit: a run cannot be copied; pass epoch.train_state and position= to fit")
-
-
-def _warn_unused() -> None:
-    warn("fit was never iterated, so nothing was trained; write: for epoch in jn.fit(...):")
 
 
 @dataclass
@@ -285,6 +296,7 @@ class _FitLoop:
         seconds = float("inf")
         while not self.end.reached(position, step) and not self.pace.stopped:
             start = time.perf_counter()
+            check_count("fit", step)
             before = step
             agree_on("fit", train_state, f"fit goes on after step {step}")
             train_state = _copied(train_state)
@@ -371,6 +383,7 @@ def _copied(train_state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, train_state)  # device_put cannot copy sharded arrays
 
 
+UNUSED = "fit was never iterated, so nothing was trained; write: for epoch in jn.fit(...):"
 # How to get what other libraries keep in a history.
 USE = "; iterate it: losses = [epoch.train['loss'] for epoch in jn.fit(...)]"
 

@@ -166,6 +166,12 @@ class Sweep(NamedTuple):
     _repr_html_ = Tabular._repr_html_
 
 
+def _without_diverged(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return metrics that are NaN where the loss is: of outputs of NaN, an accuracy would be 0."""
+    diverged = np.isnan(metrics["loss"])
+    return {name: np.where(diverged, np.nan, values) for name, values in metrics.items()}
+
+
 def _in_unit(curves: np.ndarray) -> bool:
     """Return whether a metric stays in [0, 1], as a fraction such as an accuracy does."""
     inside = (curves >= 0) & (curves <= 1)
@@ -326,7 +332,7 @@ class _Runs:
                 means.append(jax.device_get(epoch_means))
                 bar.update(1)
         curves = jax.tree.map(lambda *each: np.stack(each, -1), *means)
-        trained, *tested = map(loss_first, curves)
+        trained, *tested = (_without_diverged(loss_first(part)) for part in curves)
         evaluation = tested[0] if tested else None
         return Sweep(self.settings, self.seeds, train_state, trained, evaluation, seconds=math.nan)
 

@@ -15,6 +15,7 @@ from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import supervised_in
 from jaxnet.training.ranges import warn_pixels
 
+LAST_STEP = 2**31 - 1
 MANY = 10  # steps in a row without an update, after which the loss scale is 1,000 times smaller
 
 
@@ -64,6 +65,8 @@ class Watcher:
             return  # only a weak type, as of jnp.asarray(1e-3), after which nothing compiles again
         changes = [f"{n}: {a or 'nothing'} -> {b or 'nothing'}" for n, (a, b) in changed.items()]
         hint = "; for batches of n shapes, write jn.trainer(..., shapes=n)" if of_batch else ""
+        if sources == {"data"}:
+            hint = "; for data that grow, pass jn.data.batches(...), whose batches have one shape"
         otherwise = "another batch_size or sharding, a list instead of a tuple, or edited code"
         why = "; ".join(changes[:8]) or otherwise
         warn(f"{program} is compiled again (number {len(before)}), because of {why}{hint}")
@@ -107,6 +110,7 @@ class Watcher:
             scale = train_state.opt_state
             warn_skipped(train_state.params, [scale], np.asarray(scale.finite))
             return
+        check_count("step", int(train_state.step))
         self._below = self._below or warn_below(objective, np.asarray(unread[-1:]))
         if first:
             warn_pixels("step", objective, float(unread[0]))
@@ -126,6 +130,19 @@ def _finite(leaves: list[jax.Array]) -> np.ndarray:
         return np.array([np.isfinite(leaf).all() for leaf in leaves], bool)
     flags = jax.jit(lambda leaves: jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
     return np.asarray(flags(leaves))
+
+
+def check_count(who: str, step: int) -> None:
+    """Raise if the count of steps has left its 32 bits, as after 30 hours of a small step.
+
+    Example:
+      >>> check_count("fit", 5)
+    """
+    if not 0 <= step < LAST_STEP:
+        raise OverflowError(
+            f"{who}: train_state.step counts to {LAST_STEP:,} in 32 bits, and is {step:,}; start a "
+            "new count by train_state._replace(step=jnp.int32(0))"
+        )
 
 
 def warn_skipped(params: Params, scales: list[LossScale], finite: np.ndarray) -> bool:

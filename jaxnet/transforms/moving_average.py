@@ -109,7 +109,8 @@ def _moved(target: Any, params: PyTree, decay: float | Callable[[jax.Array], Any
         return (rate * old + (1 - rate) * new).astype(old.dtype)
 
     moved = jax.tree.map(mix, target["params"], params)
-    return target | {"params": moved, "step": step + 1}
+    # Not beyond the last integer: a negative count would start the average anew.
+    return target | {"params": moved, "step": jnp.maximum(step, step + 1)}
 
 
 def _pair(pair: PyTree) -> tuple[PyTree, PyTree]:

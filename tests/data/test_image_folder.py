@@ -244,3 +244,23 @@ def test_classes_of_the_training_folder_number_those_of_a_test_folder(tmp_path: 
     assert found.classes == ["ant", "cat", "dog"]
     with pytest.raises(ValueError, match="not among classes: dog"):
         jn.data.image_folder(tmp_path, 4, classes=["ant", "cat"])
+
+
+COMPOSED, DIVIDED = "caf\u00e9", "cafe\u0301"  # one name, as Linux and as macOS write it
+
+
+@pytest.mark.parametrize("there", [COMPOSED, DIVIDED])
+@pytest.mark.parametrize("wanted", [COMPOSED, DIVIDED, None])
+def test_a_name_with_an_accent_is_one_name(tmp_path: Path, there: str, wanted: str | None):
+    write(tmp_path / there / "1.png", flat(9, 8, 8, 3))
+    write(tmp_path / "tea" / "1.png", flat(8, 8, 8, 3))
+    classes = None if wanted is None else [wanted, "tea"]
+    found = jn.data.image_folder(tmp_path, 8, classes=classes)
+    assert found.classes == [COMPOSED, "tea"] and found.labels.tolist() == [0, 1]
+
+
+def test_two_folders_of_one_name_are_named(tmp_path: Path):
+    for name in (COMPOSED, DIVIDED):
+        write(tmp_path / name / "1.png", flat(9, 8, 8, 3))
+    with pytest.raises(ValueError, match="two folders whose names look alike, 'cafe.u0301' and"):
+        jn.data.image_folder(tmp_path, 8)

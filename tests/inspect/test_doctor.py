@@ -404,3 +404,13 @@ def test_memory_that_goes_back_to_the_system_is_said(call, count):
 
 def test_a_small_step_has_few_page_faults():
     assert memory_findings(lambda: None) == []
+
+
+def test_a_schedule_free_optimizer_is_evaluated_by_other_params():
+    trainer = jn.trainer(
+        jn.supervised(jn.dense(1), optax.squared_error),
+        optax.contrib.schedule_free_sgd(0.1),
+    )
+    batch = jnp.ones((4, 2)), jnp.zeros((4, 1))
+    report = jn.inspect.doctor(trainer, trainer.init(jax.random.key(0), batch), batch)
+    assert "optax.contrib.schedule_free_eval_params" in str(report)

@@ -1,5 +1,6 @@
 """Weights from PyTorch give PyTorch's outputs, and mismatches are reported."""
 
+import functools
 import zipfile
 
 import jax
@@ -307,3 +308,17 @@ def test_nan_in_a_later_output_is_noticed():
     right = np.full((4, 2), 3.0, np.float32)
     with pytest.raises(ValueError, match="differs from PyTorch's outputs by nan"):
         from_torch(net, weights, np.ones((4, 3), np.float32), outputs=(right, right))
+
+
+@pytest.mark.parametrize(("approximate", "warns"), [(True, False), (False, True)])
+def test_another_form_of_gelu_is_told(approximate, warns, recwarn):
+    """Its outputs differ by 1e-4 of the largest value, which rounding would not explain."""
+    net = jn.serial(jn.dense(8), functools.partial(jax.nn.gelu, approximate=approximate))
+    x = np.linspace(-3, 3, 5 * 4, dtype=np.float32).reshape(5, 4)
+    kernel = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32) / 4
+    weights = {"0.weight": kernel.T, "0.bias": np.zeros(8, np.float32)}
+    theirs = np.asarray(jax.nn.gelu(x @ kernel, approximate=True))
+    from_torch(net, weights, x, outputs=theirs)
+    messages = [str(warning.message) for warning in recwarn.list]
+    assert len(messages) == warns
+    assert all("GELU's other form" in message for message in messages)

@@ -244,3 +244,11 @@ def test_an_initializer_that_fails_is_named(layer, shape, what):
     with pytest.raises(TypeError) as error:
         layer.init(KEY, jn.spec(shape))
     assert f"in the initializer of {what}, which gets (key, shape, dtype)" in error.value.__notes__
+
+
+def test_times_with_a_zone_are_told_apart():
+    import datetime
+
+    noon = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
+    with pytest.raises(TypeError, match=r"pd.DatetimeIndex\(times\).tz_convert\(None\)"):
+        checks.check_numbers("fit", "x", np.array([noon, noon]))

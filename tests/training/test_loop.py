@@ -305,3 +305,26 @@ def test_the_last_steps_of_an_iterator_for_one_pass_are_an_epoch(trainer, train_
 def test_an_iterator_that_is_used_up_is_answered(trainer, train_state):
     with pytest.raises(ValueError, match="starts over for each epoch"):
         list(jn.fit(trainer, train_state, iter([data(8)]), epochs=2))
+
+
+def test_a_run_that_is_iterated_again_has_no_epochs_left():
+    run = jn.fit(*build(), data(), epochs=2, progress=False)
+    assert [epoch.number for epoch in run] == [1, 2]
+    with pytest.warns(UserWarning, match="this run was iterated to its end.* list\\(jn.fit"):
+        assert list(run) == []
+
+
+def test_a_run_may_go_on_in_another_loop(recwarn):
+    run = jn.fit(*build(), data(), epochs=2, progress=False)
+    assert next(iter(run)).number == 1
+    assert [epoch.number for epoch in run] == [2]
+    assert not recwarn.list
+
+
+def test_a_count_of_steps_does_not_wrap():
+    trainer, train_state = build()
+    late = train_state._replace(step=jnp.int32(2**31 - 1))
+    with pytest.raises(OverflowError, match=r"fit: train_state.step counts to 2,147,483,647 in 32"):
+        next(jn.fit(trainer, late, data(), epochs=1, progress=False))
+    with pytest.raises(OverflowError, match=r"step: train_state.step counts to 2,147,483,647 in"):
+        trainer.step(late, data())

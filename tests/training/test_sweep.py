@@ -390,3 +390,16 @@ def test_the_best_of_what_is_no_loss_needs_its_direction():
     assert found.best("error", mode="max") == 1
     with pytest.raises(ValueError, match="Sweep.best: is the highest 'error' the best"):
         found.best("error")
+
+
+def test_metrics_of_a_run_that_diverged_are_nan():
+    """An accuracy of outputs of NaN would be 0, and its setting would look bad, not broken."""
+    train, test = data(), data(7)
+    grid = {"learning_rate": [0.1, 1e30]}
+    options = dict(epochs=3, batch_size=5, seeds=2, grid=grid, progress=False)
+    net = jn.serial(jn.dense(5), jnp.square, jn.dense(3))
+    found = jn.sweep(objective(net), optax.sgd, train, evaluate=test, **options)
+    for part in (found.train, found.evaluation):
+        assert np.isfinite(part["accuracy"][0]).all()
+        assert np.isnan(part["accuracy"][1, :, -1]).all() and np.isnan(part["loss"][1, :, -1]).all()
+    assert found.best("accuracy") == 0

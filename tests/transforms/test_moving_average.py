@@ -121,3 +121,20 @@ def test_a_run_resumes_to_the_bit(tmp_path):
 ])  # fmt: skip
 def test_refusals(call):
     call(jn.dense(3))
+
+
+def test_the_count_of_steps_does_not_wrap():
+    """A count of -2147483648 made the rate negative, and the average anything."""
+    average = jn.ema(0.9)
+    state = average.init({"w": jnp.ones(2)})._replace(step=jnp.int32(2**31 - 1))
+    _, state = average.update({"w": jnp.ones(2)}, state, {"w": jnp.ones(2)})
+    assert state.step == 2**31 - 1
+    layer = jn.transforms.moving_average(jn.dense(2), 0.9)
+    pair = jnp.ones((3, 2)), jnp.ones((3, 2))
+    params, state = layer.init(jax.random.key(0), pair)
+    last = jax.tree_util.tree_map_with_path(
+        lambda path, a: jnp.int32(2**31 - 1) if "step" in str(path[-1]) else a, state
+    )
+    _, after = layer.apply(params, last, pair, train=True)
+    steps = [a for path, a in jax.tree_util.tree_leaves_with_path(after) if "step" in str(path[-1])]
+    assert steps == [2**31 - 1]

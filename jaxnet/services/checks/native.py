@@ -170,6 +170,8 @@ def check_numbers(who: str, what: str, value: Any) -> None:
     """Raise unless an array or spec holds numbers, booleans or keys."""
     if not _has_numbers(value.dtype):
         write = _INSTEAD.get(getattr(value.dtype, "kind", ""), "write x.astype(np.float32)")
+        if isinstance(value, np.ndarray) and value.size and hasattr(value.flat[0], "tzinfo"):
+            write = _TIMES_IN_ZONES
         raise TypeError(
             f"{who}: {what} must hold numbers that JAX has, got dtype {value.dtype}; {write}"
         )
@@ -179,6 +181,12 @@ _WORDS = "for labels that are words, write names, labels = np.unique(words, retu
 
 
 _TIMES = "for times, write numbers such as (times - times.min()) / np.timedelta64(1, 'D')"
+
+
+_TIMES_IN_ZONES = (
+    "for times with a zone, write times = pd.DatetimeIndex(times).tz_convert(None).to_numpy(), "
+    "then numbers such as (times - times.min()) / np.timedelta64(1, 'D')"
+)
 
 
 _GAPS = f"{_WORDS}; for numbers with gaps, write column.astype(float) and fill the NaN"
