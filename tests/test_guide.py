@@ -29,7 +29,9 @@ OPTIONAL = (
     "pandas", "sklearn", "tensorflow", "torch", "torchvision", "transformers"
 )  # fmt: skip
 NEEDS = {  # not imported by the code itself
+    "Export to StableHLO": ("flatbuffers",),
     "Serve a model with StableHLO": ("flatbuffers",),
+    "Convert to ONNX": ("jax2onnx",),
     "Run a model in onnxruntime": ("jax2onnx",),
 }
 DATA = {"Look at prepared data": ("bccd", "camvid", "free_spoken_digits")}  # prepared datasets
