@@ -143,7 +143,9 @@ def runs(command: list[str], installed: set[str]) -> Any:
     if tool == "bash":
         return (ROOT / rest[0]).is_file()
     if tool == "python":
-        return rest[0] == "-m" and (ROOT / rest[1] / "__main__.py").is_file()
+        module = ROOT / rest[1].replace(".", "/")
+        files = module / "__main__.py", module.with_suffix(".py")
+        return rest[0] == "-m" and any(path.is_file() for path in files)
     return tool in installed
 
 
