@@ -33,8 +33,12 @@ NEEDS = {  # not imported by the code itself
     "Serve a model with StableHLO": ("flatbuffers",),
     "Convert to ONNX": ("jax2onnx",),
     "Run a model in onnxruntime": ("jax2onnx",),
+    "Stream a keyword spotter in onnxruntime": ("jax2onnx",),
 }
-DATA = {"Look at prepared data": ("bccd", "camvid", "free_spoken_digits")}  # prepared datasets
+DATA = {  # prepared datasets
+    "Look at prepared data": ("bccd", "camvid", "free_spoken_digits"),
+    "Stream a keyword spotter in onnxruntime": ("free_spoken_digits",),
+}
 # The other sections are slow: most compile a net and its training.
 FAST = {
     "From a convolution to C", "Share weights", "Print a summary of a model",
@@ -66,6 +70,7 @@ LONG = {
     "Average weights",
     "Estimate the cost of a step",
     "Serve a model with StableHLO",
+    "Stream a keyword spotter in onnxruntime",
     "My loss is NaN",
     "My loss does not fall, or the test result is bad",
     "Out of memory",
@@ -266,6 +271,12 @@ def repeats_in_a_stream(names):
     return names["epoch"].evaluation["accuracy"] > 0.98
 
 
+def spotter_hears(names):
+    assert 0 < names["errors"] < 0.12
+    assert np.median(names["seconds"]) < 0.02  # a block's own time
+    return names["difference"] < 1e-4 < 3 < abs(names["whole"]).max()
+
+
 # Checks of a section's results beyond its printed output.
 CHECKS = {
     "Learn features without labels (SimCLR)": simclr_learned,
@@ -283,6 +294,7 @@ CHECKS = {
     "Classify texts": lambda names: names["epoch"].evaluation["accuracy"] > 0.95,
     "Classify sequences of numbers": lambda names: names["epoch"].evaluation["accuracy"] > 0.9,
     "Forecast a time series": lambda names: names["epoch"].evaluation["loss"] < names["naive"],
+    "Stream a keyword spotter in onnxruntime": spotter_hears,
     "fine_tuning": lambda names: close(names["added"], names["merged"], 0),
 }
 

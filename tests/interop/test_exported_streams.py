@@ -1,5 +1,7 @@
 """A stream as a program, step by step, gives what the net gives for the whole sequence."""
 
+import re
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jaxnet.interop.export import export, load_exported
 from jaxnet.nets import carried_entries
 from tests.catalogue import cases
 from tests.helpers import close, drawn, refused
+from tests.pages import ROOT
 from tests.transforms.test_stream import KEEPS, NETS, TIMED, cut, draw, first, without_lengths
 
 pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
@@ -128,6 +131,33 @@ def test_a_layer_outside_of_a_stream_leaves_its_state_in_evaluation(row):
     layer = row.make()
     params, state = jax.eval_shape(layer.init, KEY, row.x)
     assert carried_entries(layer, params, state, row.x) == {}
+
+
+NAMED = {
+    "jn.gru": (jn.gru(4), "h"),
+    "reset_after": (jn.gru(4, reset_after=False), "carry_0"),
+    "jn.lstm": (jn.lstm(4), "c, h"),
+    "lstm_cell": (jn.recurrent(jn.layers.lstm_cell(4)), "carry_0, carry_1"),
+    "jn.conv": (jn.conv(4, 3, padding="CAUSAL"), "last"),
+    "jn.learned_positions": (jn.learned_positions(9), "index"),
+    "jn.multi_head_attention": (jn.multi_head_attention(2, causal=True), "index, keys, values"),
+    "gru_cell": (jn.recurrent(jn.layers.gru_cell(4)), "carry_0"),
+    "jn.moe": (jn.moe(jn.dense(4), 2, 1), "none"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_guide_names_the_entries_of_each_layer(name):
+    net, entries = NAMED[name]
+    stream, x = jn.stream(net, 9), jn.spec((2, 1, 4))
+    params, _ = jax.eval_shape(stream.init, KEY, x)
+    carried = carried_entries(stream, params, jn.start_stream(stream, x), x)
+    assert (", ".join(sorted(carried)) or "none") == entries
+    page = (ROOT / "guide" / "serve.md").read_text()
+    rows = [
+        line.split(" | ")[1] for line in page.splitlines() if re.match(rf"\|.*\b{name}\b", line)
+    ]
+    assert re.sub(r"`| \(int32\)", "", rows[0]) == entries
 
 
 def count_calls(m, x):
