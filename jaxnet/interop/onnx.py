@@ -27,6 +27,7 @@ from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, replace_file
 from jaxnet.services.trees import PyTree, flat, path_name, with_entries
 
+BATCH = "batch"  # name of an open batch size
 TOLERANCE = 1e-4  # largest difference in the comparison, relative to the largest output
 
 
@@ -121,6 +122,8 @@ def to_onnx(
         model = jax2onnx.to_onnx(lambda *arrays: evaluate(converted, arrays, {}), leaves, **names)
         onnx.checker.check_model(model, full_check=True)
         session = runtime.InferenceSession(model.SerializeToString())
+        if is_open:
+            _run_two_examples(session, inputs, leaves)
     except Exception as error:
         advice = ". A fixed batch size may help: to_onnx(..., batch=1)" if is_open else ""
         raise ValueError(
@@ -137,6 +140,19 @@ def to_onnx(
     if path is not None:
         replace_file("to_onnx", path, model.SerializeToString())
     return model
+
+
+def _run_two_examples(session: Any, inputs: list[str], leaves: list[Any]) -> None:
+    """Run a model of an open batch size, which may be wrong for another than that of a trace."""
+    shapes = [[str(size) for size in leaf.shape] for leaf in leaves]
+    known = all(size.isdigit() or size == BATCH for shape in shapes for size in shape)
+    if not known:  # further variable sizes
+        return
+    arrays = {}
+    for name, shape, leaf in zip(inputs, shapes, leaves, strict=True):
+        sizes = [2 if size == BATCH else int(size) for size in shape]
+        arrays[name] = np.zeros(sizes, leaf.dtype)
+    session.run(None, arrays)
 
 
 def _package(name: str) -> Any:

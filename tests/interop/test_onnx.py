@@ -343,3 +343,13 @@ def test_booleans_and_infinities_may_be_equal():
     for other in (~mask, low):
         with pytest.raises(ValueError, match="the net differ in y"):
             compare(Session(other), [], [], [mask if other.dtype == bool else -low])
+
+
+def test_a_model_for_one_example_alone_is_refused():
+    """Its loop was written for the size of the trace, and onnxruntime stopped at the first run."""
+    net = jn.stream(jn.recurrent(jn.layers.gru_cell(3)))
+    x = jn.spec((1, 1, 4))
+    params, state = net.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=r"cannot convert .* A fixed batch size may help"):
+        to_onnx(net, params, state, x)
+    to_onnx(net, params, state, x, batch=1)
