@@ -1,64 +1,100 @@
 """Resampling along one axis: the entries of the input and their weights for every output.
 
-Nearest neighbors are entries picked by index; all other methods are a product with a matrix
-(outputs, inputs) that NumPy computes from the sizes. In upsampling by a small whole factor,
-each output depends on few inputs near it, so the product is a sum of shifted inputs.
+Nearest neighbors are entries picked by index; all other methods are sums with weights (outputs,
+inputs) that NumPy computes from the sizes. Each output depends on few inputs near it.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+
+from jaxnet.ops.native.call import Kernel, native_call
+
+MOST_TERMS = 16  # of a sum that is written out
 
 
 def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
     """Sum along one axis of x with weights (outputs, inputs), in the dtype of x.
 
+    Each output is computed from the inputs that it sees, those from its first weight that is not 0
+    to its last. So a NaN elsewhere does not reach it, as it would in a product with the matrix.
+
     Example:
       >>> weighted(jnp.ones((2, 3, 4)), 1, average(3, 5)).shape
       (2, 5, 4)
     """
-    outputs, inputs = weights.shape
-    if outputs % inputs == 0:
-        phases = outputs // inputs
-        by_phase = weights.reshape(inputs, phases, inputs)
-        entry, _, source = np.nonzero(by_phase)
-        before = (entry - source).max(initial=0)
-        after = (source - entry).max(initial=0)
-        # A product takes `inputs` terms per output. With larger factors the sums would be slower.
-        if phases * (before + 1 + after) <= inputs:
-            return _shifted(x, axis, by_phase, before, after)
-    y = jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1))
-    return jnp.moveaxis(y, -1, axis)
+    return _weighted(x, axis, Weights(weights))
 
 
-def _shifted(x, axis, weights, before, after):
-    """Return `weighted` for weights (inputs, phases, inputs) near the diagonal, as shifted sums.
+class Weights:
+    """A matrix as a static argument, equal to itself alone."""
 
-    Each output depends on the entries from `before` its own to `after` it.
+    def __init__(self, matrix: np.ndarray):
+        self.matrix = matrix
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _weighted(x, axis, weights):
+    return _banded(x, axis, weights.matrix)
+
+
+@_weighted.defjvp
+def _weighted_tangent(axis, weights, primals, tangents):
+    """The gradient is a sum of the same kind; as the transpose of picked entries it would be slow.
+
+    On GPUs it is a product with the matrix, since sums at picked places have no fixed order there.
     """
-    inputs, phases, _ = weights.shape
-    pads = [(0, 0)] * x.ndim
-    pads[axis] = (before, after)
-    x = jnp.pad(x, pads)
-    weights = np.pad(weights, ((0, 0), (0, 0), (before, after)))
-    along_axis = [1] * x.ndim
-    along_axis[axis] = inputs
-    each = np.arange(inputs)
-    by_phase = []
-    for phase in range(phases):
-        terms = []
-        for start in range(before + 1 + after):
-            weight = weights[each, phase, each + start].astype(x.dtype)
-            if weight.any():
-                entries = lax.slice_in_dim(x, start, start + inputs, axis=axis)
-                terms.append(weight.reshape(along_axis) * entries)
-        by_phase.append(sum(terms))
-    y = lax.collapse(jnp.stack(by_phase, axis + 1), axis, axis + 2)
-    # Fused with the next axis, each sum would be computed once for each of its shifts.
-    return lax.optimization_barrier(y)
+    matrix = weights.matrix
+    in_c = Kernel(
+        lambda dx: [_banded(dx, axis, matrix)],
+        linear=1,
+        transpose=Kernel(lambda dy: [_gradient(dy, axis, matrix.T)]),
+    )
+    push = native_call(lambda dx: _product(dx, axis, matrix), in_c, *tangents)
+    return _weighted(*primals, axis, weights), push
+
+
+def _gradient(dy, axis, weights):
+    first, last = _bands(weights)
+    is_narrow = (last - first).max() < MOST_TERMS
+    return (_banded if is_narrow else _product)(dy, axis, weights)
+
+
+def _product(x, axis, weights):
+    return jnp.moveaxis(jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1)), -1, axis)
+
+
+def _banded(x, axis, weights):
+    """Return the sums over each output's inputs, as sums of picked entries or as one product."""
+    first, last = _bands(weights)
+    width = int((last - first).max()) + 1
+    places = np.minimum(first[:, None] + np.arange(width), last[:, None])  # (outputs, width)
+    repeated = first[:, None] + np.arange(width) > last[:, None]
+    factors = np.where(repeated, 0, np.take_along_axis(weights, places, 1)).astype(x.dtype)
+    if width > MOST_TERMS:
+        picked = jnp.take(x, places.ravel(), axis=axis)
+        picked = picked.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
+        return (picked * _along(factors, axis, x.ndim)).sum(axis + 1)
+    y = jnp.zeros((), x.dtype)
+    for place, factor in zip(places.T, factors.T, strict=True):
+        y += jnp.take(x, place, axis=axis) * _along(factor, axis, x.ndim)
+    return y
+
+
+def _bands(weights):
+    """Return the first and the last input that each output sees."""
+    seen = weights != 0
+    first = seen.argmax(1)
+    last = weights.shape[1] - 1 - seen[:, ::-1].argmax(1)
+    return first, np.where(seen.any(1), last, first)
+
+
+def _along(factors, axis, rank):
+    """Return factors from this axis on, to multiply an array."""
+    return factors.reshape(*factors.shape, *[1] * (rank - axis - 1))
 
 
 def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:
