@@ -3,6 +3,10 @@
 An augmentation is a function `(key, x) -> x` of a batch of inputs. For batches of pairs (inputs,
 targets) wrap it in `on_inputs`, and pass it to the objective:
 `jn.augmented(objective, on_inputs(random_shift(2)))`.
+
+The inputs have any number of spatial axes between batch and channels: pictures (batch, height,
+width, channels), series (batch, time, channels), volumes (batch, depth, height, width, channels).
+"Images" below are any of these, and "pixels" are their entries.
 """
 
 from typing import Any
@@ -16,7 +20,7 @@ from jaxnet.services.meshes import on_auto_axes
 from jaxnet.typing import Augmentation
 
 GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
-SIDE = "the larger side of the images"
+SIDE = "the largest side of the images"
 
 
 def on_inputs(augmentation: Augmentation) -> Augmentation:
@@ -61,8 +65,9 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
       void: Label of pixels from outside the image.
 
     Returns:
-      A function `(key, (images, masks)) -> (images, masks)`, for `jn.augmented`; masks are
-      (batch, height, width) integers.
+      A function `(key, (images, masks)) -> (images, masks)`, for `jn.augmented`. Masks are
+      integers with the axes of the images but the channels: (batch, height, width) for pictures,
+      (batch, depth, height, width) for volumes.
 
     Raises:
       TypeError: If `augmentation` is not a function.
@@ -82,7 +87,7 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
     @on_auto_axes
     def augment(key, batch):
         x, mask = _pair("on_masks", batch, "masks")
-        mask = checks.as_array("on_masks", "masks", mask, "(batch, height, width)", "integers")
+        mask = checks.as_array("on_masks", "masks", mask, "(batch, ...)", "integers")
         bounds = jnp.iinfo(mask.dtype)
         meaning = f"the range of {mask.dtype} masks"
         checks.between("on_masks", "void", void, bounds.min, bounds.max, meaning)
@@ -97,11 +102,11 @@ def random_shift(pixels: int) -> Augmentation:
     """Return a function that shifts each image at random, padding with zeros.
 
     Args:
-      pixels: Largest shift along each axis, at least 1 and at most the larger side of the images.
+      pixels: Largest shift along each axis, at least 1 and at most the largest side of the images.
         Shifts are drawn uniformly.
 
     Returns:
-      A function `(key, images (batch, height, width, channels)) -> images`.
+      A function `(key, images (batch, *space, channels)) -> images`.
 
     Raises:
       TypeError, ValueError: If `pixels` is below 1, or if the input has the wrong rank.
@@ -117,12 +122,13 @@ def random_shift(pixels: int) -> Augmentation:
     @on_auto_axes
     def augment(key, x):
         x = images("random_shift", key, x)
-        checks.between("random_shift", "pixels", pixels, 1, max(x.shape[1:3]), SIDE)
-        room = jnp.pad(x, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
-        corners = jax.random.randint(key, (x.shape[0], 2), 0, 2 * pixels + 1)
+        n, *sides, _ = x.shape
+        checks.between("random_shift", "pixels", pixels, 1, max(sides), SIDE)
+        room = jnp.pad(x, ((0, 0), *[(pixels, pixels)] * len(sides), (0, 0)))
+        corners = jax.random.randint(key, (n, len(sides)), 0, 2 * pixels + 1)
 
         def cut(image, corner):
-            return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), x.shape[1:])
+            return jax.lax.dynamic_slice(image, (*corner, 0), x.shape[1:])
 
         return jax.vmap(cut)(room, corners)
 
@@ -173,7 +179,7 @@ def color_jitter(
       brightness, contrast, saturation: Strengths in [0, 1]; saturation needs three channels.
 
     Returns:
-      A function `(key, images (batch, height, width, channels)) -> images`.
+      A function `(key, images (batch, *space, channels)) -> images`.
 
     Raises:
       TypeError: If the input holds integers.
@@ -195,18 +201,19 @@ def color_jitter(
         x = images("color_jitter", key, x, "floats")
         if saturation and x.shape[-1] != 3:
             raise ValueError(
-                "color_jitter: expected images (batch, height, width, channels), with 3 channels "
-                f"for saturation, got {x.shape}"
+                "color_jitter: expected images (batch, *space, channels), with 3 channels for "
+                f"saturation, got {x.shape}. Pass saturation=0"
             )
         foreign = in_other_units("color_jitter", x)
         strong = jnp.array(list(strengths.values()))[:, None]
         factors = 1 + strong * jax.random.uniform(key, (3, len(x)), minval=-1, maxval=1)
-        for_brightness, for_contrast, for_saturation = factors[..., None, None, None]
+        per_image = factors.reshape(3, -1, *[1] * (x.ndim - 1))
+        for_brightness, for_contrast, for_saturation = per_image
         y = x * for_brightness
         gray = in_gray(y)
         if x.shape[-1] == 3:
             y = gray + for_saturation * (y - gray)
-        mean = gray.mean((1, 2), keepdims=True)
+        mean = gray.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
         y = jnp.clip(mean + for_contrast * (y - mean), 0, 1)
         return jnp.where(foreign, jnp.nan, y).astype(x.dtype)
 
@@ -214,14 +221,14 @@ def color_jitter(
 
 
 def cutout(size: int) -> Augmentation:
-    """Return a function that sets a random square of each image to 0.
+    """Return a function that sets a random square of each image to 0: in a volume, a cube.
 
     Args:
-      size: Side of the square in pixels, at least 1 and at most the larger side of the images. Its
+      size: Side of the square in pixels, at least 1 and at most the largest side of the images. Its
         center is anywhere in the image, so near the border a part of it is outside.
 
     Returns:
-      A function `(key, images (batch, height, width, channels)) -> images`.
+      A function `(key, images (batch, *space, channels)) -> images`.
 
     Raises:
       TypeError, ValueError: If `size` is below 1, or if the input has the wrong rank.
@@ -242,9 +249,9 @@ def cutout(size: int) -> Augmentation:
     @on_auto_axes
     def augment(key, x):
         x = images("cutout", key, x)
-        checks.between("cutout", "size", size, 1, max(x.shape[1:3]), SIDE)
-        n, *sides = x.shape[:3]
-        first = jax.random.randint(key, (n, 2), 0, jnp.array([sides])) - size // 2
+        n, *sides, _ = x.shape
+        checks.between("cutout", "size", size, 1, max(sides), SIDE)
+        first = jax.random.randint(key, (n, len(sides)), 0, jnp.array([sides])) - size // 2
         inside = _rectangles(first, first + size, sides)[..., None]
         return jnp.where(inside, jnp.zeros((), x.dtype), x)
 
@@ -301,9 +308,9 @@ def mixup(alpha: float, classes: int) -> Augmentation:
 def cutmix(alpha: float, classes: int) -> Augmentation:
     """Return a function that replaces a rectangle of each image by one of another image.
 
-    Both images are of the same batch. The function maps batches (images, labels) to (images,
-    targets), where targets (batch, classes) are class probabilities: each label has the fraction of
-    the pixels that come from its image.
+    In a volume, it is a box. Both images are of the same batch. The function maps batches (images,
+    labels) to (images, targets), where targets (batch, classes) are class probabilities: each label
+    has the fraction of the pixels that come from its image.
 
     Args:
       alpha: Parameter of the distribution Beta(alpha, alpha) of the fraction of the pixels that
@@ -334,16 +341,19 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
 
     @on_auto_axes
     def augment(key, batch):
-        form = "(batch, height, width, channels)"
-        x, targets = _labeled("cutmix", key, batch, form, "booleans or numbers", classes)
+        x, _ = _pair("cutmix", batch, "labels")
+        checks.as_spatial("cutmix", "inputs", x)
+        x, targets = _labeled("cutmix", key, batch, "(batch, ...)", "booleans or numbers", classes)
         share_key, order_key, place_key = jax.random.split(key, 3)
-        n, *size = x.shape[:3]
+        n, *size, _ = x.shape
+        axes = len(size)
         stays = jax.random.beta(share_key, alpha, alpha, (n, 1))
-        half = jnp.sqrt(1 - stays) * jnp.array([size]) / 2  # of the sides
-        middle = jax.random.uniform(place_key, (n, 2)) * jnp.array([size])
+        part_of_side = jnp.sqrt(1 - stays) if axes == 2 else (1 - stays) ** (1 / axes)
+        half = part_of_side * jnp.array([size]) / 2  # of the sides
+        middle = jax.random.uniform(place_key, (n, axes)) * jnp.array([size])
         other = _rectangles(jnp.round(middle - half), jnp.round(middle + half), size)
         order = jax.random.permutation(order_key, n)
-        part = other.mean((1, 2))[:, None].astype(targets.dtype)
+        part = other.mean(tuple(range(1, 1 + axes)))[:, None].astype(targets.dtype)
         mixed = jnp.where(other[..., None], x[order], x)
         return mixed, (1 - part) * targets + part * targets[order]
 
@@ -351,13 +361,14 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
 
 
 def _rectangles(low: jax.Array, high: jax.Array, sides: Any) -> jax.Array:
-    """Return which pixels are from `low` to `high`, both (batch, 2), as (batch, height, width)."""
-    height, width = sides
-    row = jnp.arange(height)[None]
-    column = jnp.arange(width)[None]
-    rows = (row >= low[:, 0, None]) & (row < high[:, 0, None])
-    columns = (column >= low[:, 1, None]) & (column < high[:, 1, None])
-    return rows[:, :, None] & columns[:, None]
+    """Return which pixels are from `low` to `high`, both (batch, axes), as (batch, *sides)."""
+    inside: Any = True
+    for axis, side in enumerate(sides):
+        ones = [1] * len(sides)
+        place = jnp.arange(side).reshape(1, *ones[:axis], side, *ones[axis + 1 :])
+        first, end = (ends[:, axis].reshape(-1, *ones) for ends in (low, high))
+        inside &= (place >= first) & (place < end)
+    return inside
 
 
 def _labeled(
@@ -390,7 +401,7 @@ def images(who: str, key: Any, x: Any, dtype: str = "booleans or numbers") -> ja
             f"{who}: changes images alone, got a dict of {', '.join(x)}. For images together with "
             "masks or boxes, take jn.data.elastic(shift=...), random_flip() or random_crop(...)"
         )
-    return checks.as_array(who, "inputs", x, "(batch, height, width, channels)", dtype)
+    return checks.as_spatial(who, "inputs", x, dtype)
 
 
 def in_gray(x: jax.Array) -> jax.Array:

@@ -37,7 +37,7 @@ def rand_augment(changes: int = 2, strength: float = 0.3) -> Augmentation:
     Raises:
       TypeError: If the images are not floats.
       ValueError: If an option is out of range.
-      ValueError: If the images have the wrong shape.
+      ValueError: If the images have the wrong shape; series and volumes have no such changes.
       ValueError: If the images have values outside [-1, 2]. Inside `jit`, where values are not
         known, the whole output is then NaN.
 
@@ -55,8 +55,12 @@ def rand_augment(changes: int = 2, strength: float = 0.3) -> Augmentation:
     @on_auto_axes
     def augment(key, x):
         x = images("rand_augment", key, x, "floats")
-        if x.shape[-1] not in (1, 3):
-            raise ValueError(f"rand_augment: images must have 1 or 3 channels, got {x.shape}")
+        if x.ndim != 4 or x.shape[-1] not in (1, 3):
+            raise ValueError(
+                "rand_augment: expected pictures (batch, height, width, 1 or 3 channels), got "
+                f"{x.shape}. For series and volumes, chain random_flip(axis=...), elastic(...) and "
+                "color_jitter(...)"
+            )
         foreign = in_other_units("rand_augment", x)
         y = jnp.clip(x, 0, 1)
         for i in range(changes):

@@ -46,15 +46,37 @@ def one_by_one(decompose: Callable[[jax.Array], Any]) -> Callable[[jax.Array], A
 qr = one_by_one(jnp.linalg.qr)
 
 
-def inverse_2x2(a: jax.Array) -> jax.Array:
-    """Return the inverses of matrices (..., 2, 2) by Cramer's rule, without LAPACK.
+def small_inverse(a: jax.Array) -> jax.Array:
+    """Return the inverses of small matrices (..., n, n) by Cramer's rule, without LAPACK.
+
+    The number of products grows with the factorial of n, so n is at most 4 or so.
 
     Example:
-      >>> inverse_2x2(jnp.array([[2.0, 2.0], [1.0, 3.0]])).tolist()
+      >>> small_inverse(jnp.array([[2.0, 2.0], [1.0, 3.0]])).tolist()
       [[0.75, -0.5], [-0.25, 0.5]]
     """
-    (p, q), (r, s) = jnp.moveaxis(a, (-2, -1), (0, 1))
-    adjugate = jnp.array([[s, -q], [-r, p]])
-    determinant = p * s - q * r
-    inverse = adjugate / determinant[None, None]
+    n = a.shape[-1]
+    rows = [[a[..., i, j] for j in range(n)] for i in range(n)]
+    adjugate = jnp.array([[_cofactor(rows, j, i) for j in range(n)] for i in range(n)])
+    inverse = adjugate / _determinant(rows)[None, None]
     return jnp.moveaxis(inverse, (0, 1), (-2, -1))
+
+
+def _determinant(rows: list[list[jax.Array]]) -> jax.Array:
+    """Return the determinant by expansion along the first row, whose signs alternate."""
+    total = rows[0][0] * _minor(rows, 0, 0)
+    for j, entry in enumerate(rows[0][1:], 1):
+        product = entry * _minor(rows, 0, j)
+        total = total - product if j % 2 else total + product
+    return total
+
+
+def _cofactor(rows: list[list[jax.Array]], i: int, j: int) -> jax.Array:
+    minor = _minor(rows, i, j)
+    return -minor if (i + j) % 2 else minor
+
+
+def _minor(rows: list[list[jax.Array]], i: int, j: int) -> jax.Array:
+    """Return the determinant without row i and column j; without any rows, it is 1."""
+    left = [row[:j] + row[j + 1 :] for k, row in enumerate(rows) if k != i]
+    return _determinant(left) if left else jnp.ones_like(rows[0][0])

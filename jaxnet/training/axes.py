@@ -3,14 +3,13 @@
 import jax
 
 from jaxnet.core import Layer, Params, State
+from jaxnet.services.checks.spatial import SMALLEST_SIDE, without_channels
 from jaxnet.services.trees import PyTree, shapes_of
 from jaxnet.services.warn import warn
 from jaxnet.training.objective import supervised_in
 from jaxnet.training.objective_trace import trace_or_none
 from jaxnet.transforms.observing import observe
 
-# A side of a picture; less is a number of channels.
-SMALLEST_SIDE = 8
 OF_PICTURES = {"conv", "depthwise_conv", "locally_connected"}
 
 
@@ -50,7 +49,7 @@ def axes_hint(net: Layer, params: Params, state: State, x: PyTree) -> str:
 
 def _remedy(shape: tuple[int, ...]) -> str:
     """Return what to write for an input of this shape if it may be one of pictures."""
-    if len(shape) == 3 and shape[1] == shape[2] >= SMALLEST_SIDE:
+    if without_channels(shape):
         return "For pictures write x[..., None]"
     if len(shape) == 4 and shape[2] == shape[3] >= SMALLEST_SIDE and shape[1] < shape[2]:
         return "For pictures with channels first write x.transpose(0, 2, 3, 1)"

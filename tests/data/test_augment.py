@@ -3,7 +3,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.data import color_jitter, cutmix, cutout, mixup, on_inputs, on_masks, random_shift, warp
+from jaxnet.data import (
+    chain,
+    color_jitter,
+    cutmix,
+    cutout,
+    elastic,
+    mixup,
+    on_inputs,
+    on_masks,
+    random_flip,
+    random_shift,
+    warp,
+)
 from tests.helpers import refused
 
 
@@ -178,9 +190,9 @@ X = jnp.ones((3, 5, 7, 2))
 
 @refused([
     (lambda key: random_shift(0), "pixels must be at least 1, got 0"),
-    (lambda key: random_shift(2**30)(key, X), "pixels must be 1 to 7, the larger side"),
+    (lambda key: random_shift(2**30)(key, X), "pixels must be 1 to 7, the largest side"),
     (lambda key: random_shift(1)(key, jnp.zeros((3, 64))),
-     r"shape \(batch, height, width, channels\), got \(3, 64\)"),
+     r"shape \(batch, height, width, channels\), or .* for volumes, got \(3, 64\)"),
     (lambda key: on_inputs(random_shift(1))(key, X), TypeError,
      "expected a batch .*got ArrayImpl; for inputs alone"),
     (lambda key: on_masks(random_shift(1))(key, {"image": X}), TypeError,
@@ -201,3 +213,87 @@ def test_a_change_of_images_alone_is_told_what_moves_masks():
     batch = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 8, 8), int)
     with pytest.raises(TypeError, match="got a dict of image, mask.*elastic"):
         on_masks(random_shift(1))(jax.random.key(0), batch)
+
+
+SPACES = {"series": (9,), "volumes": (5, 6, 7), "films": (3, 4, 3, 5)}
+
+
+def of_space(space, n=6, channels=2):
+    """Numbers above 0, which differ, so that zeros come from outside."""
+    size = n * int(np.prod(space)) * channels
+    return np.random.default_rng(0).permutation(size).reshape(n, *space, channels) + 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_shifts_along_all_axes(space):
+    x = of_space(space).astype(np.float32)
+    y = np.asarray(jax.jit(random_shift(2))(jax.random.key(1), x))
+    padded = np.pad(x, [(0, 0), *[(2, 2)] * len(space), (0, 0)])
+    found = []
+    for image, moved in zip(padded, y, strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(image, moved.shape)
+        places = np.argwhere((windows == moved).all(tuple(range(-moved.ndim, 0))))
+        assert len(places) == 1
+        found.append(places[0, : len(space)] - 2)
+    assert np.ptp(found, axis=0).min() > 0  # each axis has its own shifts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_cutout_is_a_cube(space):
+    x = of_space(space, 20).astype(np.float32)
+    y = np.asarray(jax.jit(cutout(2))(jax.random.key(0), x))
+    widest = np.zeros(len(space), int)
+    for image, cut in zip(x, y, strict=True):
+        places = np.argwhere((cut == 0).all(-1))
+        sides = np.ptp(places, axis=0) + 1
+        assert len(places) == sides.prod()
+        np.testing.assert_array_equal(cut[cut != 0], image[cut != 0])
+        widest = np.maximum(widest, sides)
+    assert (widest == 2).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_cutmix_of_boxes(space):
+    n = 40
+    x = np.broadcast_to(np.arange(n).reshape(n, *[1] * len(space), 1), (n, *space, 1))
+    x = x.astype(np.float32)
+    mixed, targets = jax.jit(cutmix(1.0, n))(jax.random.key(0), (x, np.arange(n)))
+    pasted = np.asarray(mixed != x)[..., 0]
+    parts = pasted.mean(tuple(range(1, pasted.ndim)))
+    np.testing.assert_allclose(np.diagonal(targets), 1 - parts, atol=1e-6)
+    assert 0.1 < parts.mean() < 0.55
+    for image in pasted[parts > 0]:
+        assert image.sum() == (np.ptp(np.argwhere(image), axis=0) + 1).prod()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_colors_are_those_of_a_picture_of_all_pixels(space):
+    """Brightness and contrast do not ask where a pixel is."""
+    x = np.random.default_rng(0).uniform(0.3, 0.6, (4, *space, 3)).astype(np.float32)
+    jitter = jax.jit(color_jitter(brightness=0.2, contrast=0.3, saturation=0.4))
+    flat = jitter(jax.random.key(2), x.reshape(4, 1, -1, 3))
+    np.testing.assert_allclose(jitter(jax.random.key(2), x), flat.reshape(x.shape), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_volumes_move_with_their_masks():
+    """Each voxel holds its label, so nothing but the edge of interpolation tells them apart."""
+    labels = np.zeros((6, 10, 11, 12), np.uint8)
+    labels[:, 3:7, 2:8, 4:9] = 3
+    change = chain(
+        random_flip(axis=0),
+        elastic(rotation=20, shear=5, scale=(0.9, 1.1), shift=1, displacement=0.5),
+    )
+    augment = jax.jit(on_masks(change, void=255))
+    volumes, masks = augment(jax.random.key(0), (labels[..., None].astype(np.float32), labels))
+    volumes, masks = np.asarray(volumes)[..., 0], np.asarray(masks)
+    assert (masks != labels).any((1, 2, 3)).all()
+    assert (masks == 255).any()
+    inside = masks != 255
+    near = np.abs(volumes - masks)[inside]
+    assert near.max() <= 3
+    assert near.mean() < 0.15

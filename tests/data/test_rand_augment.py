@@ -102,7 +102,9 @@ def test_every_image_has_its_own_changes():
 @refused([
     (lambda x: jn.data.rand_augment()(jax.random.key(0), 255 * x),
      r"rand_augment: images must be in \[0, 1\], got values"),
-    (lambda x: jn.data.rand_augment()(jax.random.key(0), x[..., :2]), "must have 1 or 3 channels"),
+    (lambda x: jn.data.rand_augment()(jax.random.key(0), x[..., :2]), "1 or 3 channels.*, got"),
+    (lambda x: jn.data.rand_augment()(jax.random.key(0), x[:, None]),
+     r"expected pictures .*, got \(\d, 1, .*For series and volumes, chain random_flip"),
     (lambda x: jn.data.rand_augment(2, 9), r"strength must be in \[0, 1\], got 9"),
 ])  # fmt: skip
 def test_refusals(call):

@@ -75,14 +75,17 @@ def test_qr_is_that_of_numpy(shape):
 
 
 @pytest.mark.slow
-def test_inverses_of_2x2_and_their_gradients():
-    a = jnp.asarray(np.random.default_rng(0).normal(size=(7, 3, 2, 2)), jnp.float32)
-    np.testing.assert_allclose(linalg.inverse_2x2(a), np.linalg.inv(a), rtol=1e-4)
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_inverses_of_small_matrices_and_their_gradients(n):
+    a = np.random.default_rng(0).normal(size=(7, 3, n, n)) + 2 * np.eye(n)
+    a = jnp.asarray(a, jnp.float32)
+    inverse = jax.jit(linalg.small_inverse)(a)
+    np.testing.assert_allclose(inverse, np.linalg.inv(a), rtol=1e-4, atol=1e-4)
 
     def slope(inverse):
         return jax.jit(jax.grad(lambda a: jnp.sin(inverse(a)).sum()))(a)
 
-    close(slope(linalg.inverse_2x2), slope(jnp.linalg.inv), 1e-3)
+    close(slope(linalg.small_inverse), slope(jnp.linalg.inv), 1e-3)
 
 
 @pytest.mark.parametrize(("given", "summed", "output"), [

@@ -54,5 +54,7 @@ from jaxnet.services.checks.rows import check_data as check_data
 from jaxnet.services.checks.rows import check_finite as check_finite
 from jaxnet.services.checks.rows import is_list_of_batches as is_list_of_batches
 from jaxnet.services.checks.rows import rows_not_finite as rows_not_finite
+from jaxnet.services.checks.spatial import as_spatial as as_spatial
+from jaxnet.services.checks.spatial import form_of as form_of
 from jaxnet.services.checks.tracing import concrete_values as concrete_values
 from jaxnet.services.checks.tracing import is_traced as is_traced
