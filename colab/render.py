@@ -114,8 +114,8 @@ def small(output: dict[str, Any]) -> dict[str, Any]:
     if "image/png" in data:
         picture, file = base64.b64decode(data["image/png"]), io.BytesIO()
         # Of Pillow's methods the one that keeps rare colors, such as those of thin boxes.
-        rgb, method = Image.open(io.BytesIO(picture)).convert("RGB"), Image.Quantize.MAXCOVERAGE
-        rgb.quantize(256, method).save(file, "PNG", optimize=True)
+        rgb = Image.open(io.BytesIO(picture), formats=["PNG"]).convert("RGB")
+        rgb.quantize(256, Image.Quantize.MAXCOVERAGE).save(file, "PNG", optimize=True)
         shorter = min(picture, file.getvalue(), key=len)
         data["image/png"] = base64.b64encode(shorter).decode()
     return output

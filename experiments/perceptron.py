@@ -214,7 +214,8 @@ def animate(figures, path: Path, seconds: float = 0.35) -> Path:
     for figure in figures:
         file = BytesIO()
         figure.savefig(file, format="png", dpi=75)
-        frames.append(Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE, colors=32))
+        image = Image.open(file, formats=["PNG"])
+        frames.append(image.convert("P", palette=Image.Palette.ADAPTIVE, colors=32))
     times = [int(1000 * seconds)] * (len(frames) - 1) + [2500]
     path.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0)

@@ -38,7 +38,7 @@ def reduced(source: Path, target: Path) -> None:
     """Writes a picture with few colors, which makes the file small."""
     from PIL import Image
 
-    image = Image.open(source).convert("RGB")
+    image = Image.open(source, formats=["PNG"]).convert("RGB")
     few = image.quantize(COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     few.save(target, optimize=True)
 

@@ -24,7 +24,8 @@ def photos() -> dict[str, np.ndarray]:
     sklearn = extra("sklearn.datasets", "scikit-learn", "photos", "data,viz")
     cbook = extra("matplotlib.cbook", "matplotlib", "photos", "data,viz")
     pillow = extra("PIL.Image", "Pillow", "photos", "data,viz")
-    with cbook.get_sample_data("grace_hopper.jpg") as file, pillow.open(file) as image:
+    sample = cbook.get_sample_data("grace_hopper.jpg")
+    with sample as file, pillow.open(file, formats=["JPEG"]) as image:
         hopper = np.asarray(image.convert("RGB"))
     china, flower = sklearn.load_sample_images().images
     photos = {"china": china, "flower": flower, "hopper": hopper}

@@ -215,6 +215,22 @@ def code_keeps_the_promises_of_security(text):
             yield from {called} & NEVER_CALLED | named & {"allow_pickle"}
 
 
+@rule(
+    "jaxnet/**/*.py experiments/**/*.py tools/**/*.py colab/**/*.py",
+    "from PIL import Image\nImage.open(file)",
+    "pillow.open(file).resize(size)",
+    fine=('Image.open(file, formats=["PNG"])', "path.open()"),
+)
+def pillow_is_told_which_formats_to_open(text):
+    """Without formats it may start another program, as Ghostscript for a file of PostScript."""
+    for node in text.nodes:
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "open":
+            named = {keyword.arg for keyword in node.keywords}
+            of_pillow = ast.unparse(node.func.value) in ("Image", "PIL.Image", "pil", "pillow")
+            if of_pillow and "formats" not in named:
+                yield ast.unparse(node)
+
+
 @rule("SECURITY.md", ("eval", "evil"), (r"(to download\s+)\(\[test\]\(\S+\)", r"\1"))
 def security_names_the_tests_of_its_promises(text):
     yield from (word for word in ("pickle", "eval", "exec") if f"`{word}`" not in text.text)

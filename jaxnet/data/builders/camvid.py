@@ -48,7 +48,7 @@ def builder() -> type:
 
     def scaled(data: bytes, method: Any, form: str, **options: Any) -> bytes:
         out = io.BytesIO()
-        small = pillow.open(io.BytesIO(data)).resize(SIZE, method)
+        small = pillow.open(io.BytesIO(data), formats=["PNG"]).resize(SIZE, method)
         small.save(out, form, **options)
         return out.getvalue()
 
