@@ -17,8 +17,9 @@ from jaxnet.data.bccd import bccd as bccd
 from jaxnet.data.boxes import pad_boxes as pad_boxes
 from jaxnet.data.camvid import camvid as camvid
 from jaxnet.data.digits import digits as digits
+from jaxnet.data.image_file import read_image as read_image
+from jaxnet.data.image_file import read_pages as read_pages
 from jaxnet.data.image_folder import image_folder as image_folder
-from jaxnet.data.image_folder import read_image as read_image
 from jaxnet.data.images import cifar10 as cifar10
 from jaxnet.data.images import mnist as mnist
 from jaxnet.data.patches import patches as patches

@@ -1,6 +1,5 @@
 """Images of your own, in one folder per class."""
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.services.checks import check_list, check_options
-from jaxnet.services.extras import extra
-from jaxnet.services.files import file_path, readable
+from jaxnet.data.image_file import check_size, read_image
+from jaxnet.services.checks import check_list
+from jaxnet.services.files import file_path
 from jaxnet.services.progress import progress_bar
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]  # Pillow's names; PGM is read as PPM
-CHANNELS = {1: "L", 3: "RGB"}  # number of channels -> Pillow's name
 
 
 class ImageFolder(NamedTuple):
@@ -40,6 +37,7 @@ def image_folder(
     *,
     channels: int = 3,
     classes: Sequence[str] | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> ImageFolder:
     """Load all images of folder/CLASS/..., resized to one size, with their labels.
 
@@ -52,7 +50,7 @@ def image_folder(
 
     Args:
       folder: Folder that contains the class folders.
-      size, channels: Options of `read_image`.
+      size, channels, value_range: Options of `read_image`.
       classes: Names of the classes in the order of their labels. A class may then lack a folder or
         images.
 
@@ -112,10 +110,10 @@ def image_folder(
             )
         files += pictures
         labels += [label] * len(pictures)
-    images = np.empty((len(files), *_shape(size, channels)), np.float32)
+    images = np.empty((len(files), *check_size("read_image", size, channels)), np.float32)
     with progress_bar(len(files), root.name, unit="image") as bar:
         for i, file in enumerate(files):
-            images[i] = read_image(file, size, channels=channels)
+            images[i] = read_image(file, size, channels=channels, value_range=value_range)
             bar.update()
     return ImageFolder(images, np.array(labels, np.int32), names, files)
 
@@ -152,99 +150,6 @@ def _pictures(folder: Path, root: Path) -> list[Path]:
             pictures.append(file)
     # By parts: paths of Windows compare as if all letters were small.
     return sorted(pictures, key=lambda file: file.parts)
-
-
-def read_image(
-    file: str | Path, size: int | tuple[int, int], *, channels: int = 3, crop: bool = True
-) -> np.ndarray:
-    """Read one image file as an array.
-
-    For a net, `image[None]` is a batch of one. The image is rotated according to its EXIF
-    orientation, cropped at the center to the aspect ratio of `size`, and resized; transparent
-    pixels become white.
-
-    Args:
-      file: BMP, GIF (its first image), JPEG, PNG, PGM, PPM, TIFF or WebP file with 8 bits per
-        channel; "~" is the home folder.
-      size: Size (height, width) in pixels, or one number for both.
-      channels: Number of channels: 3 for red, green and blue; 1 for grayscale.
-      crop: Whether to crop to the aspect ratio of `size`. Pass False for an image with boxes: it is
-        stretched as a whole, so boxes in fractions of the image stay where they are.
-
-    Returns:
-      (height, width, channels) float32 in [0, 1].
-
-    Raises:
-      ImportError: If Pillow is not installed.
-      FileNotFoundError: If the file does not exist.
-      IsADirectoryError: If `file` is a directory.
-      OSError: If the file cannot be read.
-      ValueError: If `size` is below 1, or if `channels` is neither 1 nor 3.
-      ValueError: If the file is not an image, is truncated, or has more than 8 bits per channel or
-        far too many pixels; the message names the file.
-
-    Example:
-      >>> import tempfile
-      >>> from PIL import Image
-      >>> file = Path(tempfile.mkdtemp()) / "sky.png"
-      >>> Image.new("RGB", (30, 20), "blue").save(file)
-      >>> read_image(file, (4, 5)).shape, read_image(file, 2)[0, 0].tolist()
-      ((4, 5, 3), [0.0, 0.0, 1.0])
-    """
-    check_options("read_image", crop=crop)
-    height, width, channels = _shape(size, channels)
-    pil = extra("PIL.Image", "Pillow", "read_image")
-    ops = extra("PIL.ImageOps", "Pillow", "read_image")
-    file = readable("read_image", file, "file")
-    try:
-        with pil.open(file, formats=FORMATS) as opened:  # other formats may run programs
-            deep = _deep(opened)
-            image = ops.exif_transpose(opened)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
-            image = image.convert(CHANNELS[channels])
-            resize = ops.fit if crop else pil.Image.resize
-            image = resize(image, (width, height))
-    except Exception as error:  # Pillow raises many kinds for a broken file
-        raise ValueError(
-            f"read_image: {file} cannot be read as an image of the formats {', '.join(FORMATS)} "
-            f"({error})"
-        ) from error
-    if deep:
-        raise ValueError(
-            f"read_image: {file} has more than 8 bits per channel (mode {deep}); "
-            "save it with 8, or read it with PIL.Image.open and scale it to [0, 1]"
-        )
-    pixels = np.asarray(image, np.float32) / 255
-    return pixels.reshape(height, width, channels)  # Pillow drops a single channel
-
-
-def _deep(opened: Any) -> str:
-    """Return the mode if it has more than 8 bits per channel, which Pillow truncates; else ""."""
-    if opened.mode.startswith(("I", "F")):
-        return opened.mode
-    for tile in opened.tile:
-        args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        for arg in args:
-            wide = isinstance(arg, str) and re.search(r";(16|32|64)[A-Z]", arg)
-            if wide or (tile[0] == "ppm" and isinstance(arg, int) and arg > 255):
-                return str(arg)
-    return ""
-
-
-def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
-    """Return the checked (height, width, channels) of an image."""
-    both: Any = size if isinstance(size, tuple | list) else (size, size)
-    are_integers = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in both)
-    if not are_integers or len(both) != 2 or min(both) < 1:
-        raise ValueError(
-            "read_image: size must be integers of at least 1, (height, width) or one for both, "
-            f"got {size!r}"
-        )
-    if type(channels) is not int or channels not in CHANNELS:
-        raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (grayscale), got {channels!r}")
-    return int(both[0]), int(both[1]), channels
 
 
 def _shown(path: Path, root: Path) -> bool:
