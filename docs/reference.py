@@ -43,7 +43,8 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Objectives and trainers": (
             "training.objective", "training.trainer", "training.train_state", "training"),
         "Fit and evaluate": (
-            "training.loop", "training.epoch", "training.evaluate", "training.sweep"),
+            "training.loop", "training.epoch", "training.evaluate", "training.predict_windows",
+            "training.sweep"),
         "Checkpoints and logs": (
             "training.checkpoint", "training.checkpoints", "training.log"),
     },

@@ -72,6 +72,7 @@ from jaxnet.training.loop import fit as fit
 from jaxnet.training.memory import reuse_memory as reuse_memory
 from jaxnet.training.objective import augmented as augmented
 from jaxnet.training.objective import supervised as supervised
+from jaxnet.training.predict_windows import predict_windows as predict_windows
 from jaxnet.training.sweep import sweep as sweep
 from jaxnet.training.train_state import TrainState as TrainState
 from jaxnet.training.trainer import Trainer as Trainer
