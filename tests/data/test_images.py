@@ -127,6 +127,20 @@ def test_a_patch_is_a_square_of_an_image():
         np.testing.assert_array_equal(patch, image[row : row + 4, column : column + 4])
 
 
+def test_a_patch_of_a_volume_is_a_cube():
+    volumes = [numbered(9 * 7, 6).reshape(9, 7, 6, 1), numbered(5 * 6, 8, 1000).reshape(5, 6, 8, 1)]
+    cubes = patches(volumes, 4, 60)
+    corners = np.array(
+        [np.argwhere(volumes[int(c.flat[0] >= 1000)] == c.flat[0])[0] for c in cubes]
+    )
+    for cube, (i, j, k, _) in zip(cubes, corners, strict=True):
+        whole = volumes[int(cube.flat[0] >= 1000)]
+        np.testing.assert_array_equal(cube, whole[i : i + 4, j : j + 4, k : k + 4])
+    assert np.ptp(corners, axis=0).tolist() == [5, 3, 4, 0]
+    masks = patches([(volume > 40).astype(np.uint8) for volume in volumes], 4, 60)
+    np.testing.assert_array_equal(masks, cubes > 40)
+
+
 def test_every_place_of_every_image_is_as_likely():
     """(8 - 2) · (6 - 2) = 24 places in one, (4 - 2) · (4 - 2) = 4 in the other, edges too."""
     images = [numbered(8, 6), numbered(4, 4, 1000)]
@@ -141,6 +155,7 @@ def test_every_place_of_every_image_is_as_likely():
     (np.ones((8, 8)), 3, 1, r"for one image pass \[image\]"),
     ([np.ones((8, 8, 3)), np.ones((8, 8))], 3, 1, "the same number of channels"),
     ([np.ones((8, 8)), np.ones((5, 9))], 6, 1, "size must be 1 to 5, the smallest side, got 6"),
+    ([np.ones((8, 8, 8, 1)), np.ones((8, 8))], 3, 1, r"or volumes \(depth, .*for one image pass"),
     ([np.ones((8, 8))], 3, 0, "count must be at least 1"),
 ])  # fmt: skip
 def test_wrong_options(images, size, count):
