@@ -25,7 +25,7 @@ BEGIN = "<!-- Written by `python -m experiments --table` from the records. -->\n
 END = "<!-- End of the written part. -->\n"
 ORDER = (  # on the pages; an experiment that is not named here comes last
     "digits", "mnist", "seconds_to_accuracy", "invariance", "cifar10", "cifar10_record", "camvid",
-    "bccd", "faces", "recommender", "finetune",
+    "bccd", "volumes", "faces", "recommender", "finetune",
     "adaptation", "self_supervised", "inside", "time_series", "speech",
     "forecast", "moving_digits", "hmm", "shakespeare", "ngrams", "moe", "state_space", "translate",
     "flow_matching", "ppo", "perceptron", "universal", "optimizers",
