@@ -189,11 +189,13 @@ def first_network_learned(names):
     assert 0.85 < (names["logits"].argmax(-1) == names["test"][1]).mean() < 1  # the loaded one
 
 
-def residual_net_learned(names):
+def residual_net_and_segmenter_learned(names):
     epoch = names["epoch"]
     assert epoch.number == 20
     assert 0.85 < epoch.evaluation["accuracy"] <= 1.0
     assert len(names["classes"]) == 3
+    found = names["dice"](names["logits"], names["mask"][None])  # of the larger volume
+    assert all(0.6 < float(score) <= 1 for score in found.values())
 
 
 def vae_learned(names):
@@ -281,7 +283,7 @@ def spotter_hears(names):
 CHECKS = {
     "Learn features without labels (SimCLR)": simclr_learned,
     "getting_started": first_network_learned,
-    "own_images": residual_net_learned,
+    "own_images": residual_net_and_segmenter_learned,
     "A variational autoencoder": vae_learned,
     "A generative adversarial network": gan_learned,
     "A vision transformer": vit_learned,
