@@ -85,6 +85,15 @@ def test_deep_images_are_cropped_and_turned_as_others(tmp_path: Path):
         np.testing.assert_allclose(deep, flat, atol=0.01)
 
 
+def test_an_enlarged_image_stays_between_its_values(tmp_path: Path):
+    """A cubic interpolation overshoots at an edge."""
+    edge = np.repeat([[100, 100, 200, 200]], 4, 0).astype(np.uint16)
+    Image.fromarray(edge).save(tmp_path / "a.png")
+    image = jn.data.read_image(tmp_path / "a.png", 32, channels=1, value_range=(100, 200))
+    assert image.min() == 0
+    assert image.max() == 1
+
+
 def test_a_folder_of_8_and_16_bits(tmp_path: Path):
     (tmp_path / "cell").mkdir()
     half = np.full((4, 4), 128, np.uint8)
