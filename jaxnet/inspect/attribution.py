@@ -1,4 +1,4 @@
-"""Attribution: which input features contribute to an output."""
+"""Attribution: which entries of an input, or of a layer's output, contribute to a score."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.inspect.activations import run
-from jaxnet.nets import check_net
-from jaxnet.services.checks import a_pair, as_array, at_least, check_type, on_host, within
+from jaxnet.inspect.scores import Chosen, array_at, choose, input_arrays, score
+from jaxnet.services.checks import as_array, at_least, on_host, within
 from jaxnet.services.meshes import on_auto_axes
-from jaxnet.services.trees import compiled_for
+from jaxnet.services.trees import PyTree, compiled_for, describe
 
-CHUNK = 128  # covered images per forward pass
+CHUNK = 128  # covered examples per forward pass
 
 
 @on_auto_axes
@@ -23,33 +22,44 @@ def saliency(
     net: Layer,
     params: Params,
     state: State,
-    x: jax.Array | np.ndarray,
+    x: PyTree,
     target: Any = None,
     *,
     path: str | None = None,
+    at: str | None = None,
 ) -> jax.Array:
-    """Return the gradient of a score with respect to the input.
+    """Return the gradient of a score with respect to the input, or to the output of a layer.
 
     It is signed, with one value per entry of x. The paper's saliency map is its largest absolute
     value over the channels, `jnp.abs(gradient).max(-1)`. The network runs in evaluation mode, as in
     all functions of this module.
 
+    Ids of tokens have no gradient, so a score of a text is attributed to the vectors of its tokens:
+    with `at="embedding"` the result is (batch, time, features), and its sum over the features has
+    one value per token. Positions that the score does not depend on, such as padding, get 0.
+
     Args:
       net: Network.
       params, state: Params and state of the network.
-      x: Inputs of floats, (batch, ...).
+      x: Input of the network: an array (batch, ...), or a tuple or dict of arrays, such as
+        (x, lengths). Without `at`, exactly one of its arrays holds floats.
       target: Unit of the score. For an output (batch, classes) a class, or one per example,
         (batch,); None takes the class with the largest output. For any output an index into the
         output of one example, such as (4, 5, 2), row 4 and column 5 of map 2; slices are summed.
       path: Path of the layer with this output, as `activations` names it; None is the network.
+      at: Path of the layer to whose output the score is attributed, such as "embedding", which has
+        one array of floats in its output; None is the input. Paths inside `jn.cast` exist as well.
 
     Returns:
-      An array of the shape of x.
+      An array of the shape of the floats in x, or in the output of the layer `at`; float32 if these
+      have 16 bits.
 
     Raises:
-      TypeError: If `x` is not of floats, or `target` or `path` has the wrong type.
+      TypeError: If `x` does not hold exactly one array of floats and `at` is None.
+      TypeError: If `target`, `path` or `at` has the wrong type.
       TypeError, ValueError: As in `net.apply`.
-      ValueError: If `path` or `target` does not exist.
+      ValueError: If `path`, `at` or `target` does not exist, or `at` runs in a loop or after
+        `path`.
 
     Example:
       >>> net = jn.serial(lambda x: jnp.stack([x[:, 0] ** 2, x[:, 0] * x[:, 1]], 1))
@@ -57,11 +67,19 @@ def saliency(
       >>> saliency(net, {}, {}, x, target=[0, 1]).tolist()  # of x0², and of x0 x1
       [[6.0, 0.0], [4.0, 3.0]]
 
+      Of a text, here the sum of the vectors of its tokens:
+
+      >>> net = jn.serial(jn.embedding(5, 2), lambda x: x.sum(1))
+      >>> params, state = net.init(jax.random.key(0), jn.spec((1, 3), jnp.int32))
+      >>> ids = jnp.array([[4, 0, 2]])
+      >>> saliency(net, params, state, ids, target=1, at="embedding").tolist()
+      [[[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]]
+
     Reference: Simonyan, Vedaldi and Zisserman 2013, "Deep Inside Convolutional Networks:
     Visualising Image Classification Models and Saliency Maps".
     """
-    net, params, state, x, chosen = choose("saliency", net, params, state, x, target, path)
-    return _gradient(net, params, state, x, chosen, path)
+    chosen = choose("saliency", net, params, state, x, target, path, at)
+    return _gradient(*chosen.arguments)
 
 
 @on_auto_axes
@@ -69,12 +87,13 @@ def integrated_gradients(
     net: Layer,
     params: Params,
     state: State,
-    x: jax.Array | np.ndarray,
+    x: PyTree,
     target: Any = None,
     *,
     baseline: Any = 0.0,
     steps: int = 32,
     path: str | None = None,
+    at: str | None = None,
 ) -> jax.Array:
     """Return the contribution of each input entry to a score, compared with a baseline.
 
@@ -83,17 +102,24 @@ def integrated_gradients(
     (Gauss-Legendre, exact for scores that are polynomials of degree 2 * steps along the line).
     Entries equal to the baseline get 0: with a baseline of 0, black pixels contribute nothing.
 
+    With `at`, the line goes from the baseline's output of that layer to the output of x.
+
     Args:
-      net, params, state, x, target, path: Arguments of `saliency`.
-      baseline: Input without information: a number, or an array that broadcasts to x.
+      net, params, state, x, target, path, at: Arguments of `saliency`.
+      baseline: Input without information: a number, or an array that broadcasts to the floats in x.
+        With `at`, a number is the value of all entries of the layer's output; anything else is an
+        input in the form of x, of the same batch size or of one example, whose output of the layer
+        is the baseline, such as the ids of a text of padding.
       steps: Number of gradients along the line, at least 1.
 
     Returns:
-      An array of the shape of x, in the unit of the score.
+      An array of the shape of the floats in x, or in the output of the layer `at`, in the unit of
+      the score; float32 if these have 16 bits.
 
     Raises:
       TypeError, ValueError: As in `saliency`, or if `steps` is below 1 or `baseline` does not
         broadcast to x.
+      TypeError: If `at` is given and `baseline` is neither a number nor in the form of x.
 
     Example:
       >>> net = jn.serial(lambda x: x[:, :1] * x[:, 1:])
@@ -101,24 +127,52 @@ def integrated_gradients(
       >>> found.round(2).tolist()  # 3 * 4 = 12 = 6 + 6
       [[6.0, 6.0]]
 
+      Of a text, compared with a text of padding, id 0:
+
+      >>> net = jn.serial(jn.embedding(3, 1), lambda x: jnp.square(x.sum(1)))
+      >>> params = {"embedding": {"embedding": jnp.array([[0.5], [1.0], [2.0]])}}
+      >>> ids = jnp.array([[2, 1, 0]])
+      >>> padding = jnp.zeros_like(ids)
+      >>> options = {"baseline": padding, "at": "embedding"}
+      >>> found = integrated_gradients(net, params, {}, ids, 0, **options)
+      >>> found[0, :, 0].round(2).tolist()  # 3.5² - 1.5² = 10 = 7.5 + 2.5
+      [7.5, 2.5, 0.0]
+
     Reference: Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks".
     """
     who = "integrated_gradients"
     at_least(who, "steps", steps)
-    net, params, state, x, chosen = choose(who, net, params, state, x, target, path)
+    chosen = choose(who, net, params, state, x, target, path, at)
+    baseline = _baseline(who, chosen, baseline)
+    nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
+    fractions = jnp.asarray(nodes / 2 + 0.5, baseline.dtype)
+    points = fractions, jnp.asarray(weights / 2, baseline.dtype)
+    return _integrated(*chosen.arguments, baseline, points)
+
+
+def _baseline(who: str, chosen: Chosen, baseline: Any) -> jax.Array:
+    """Return the baseline of the array that the score is attributed to."""
+    shape, dtype = chosen.array.shape, jnp.promote_types(chosen.array.dtype, jnp.float32)
     if isinstance(baseline, int | float):
         within(who, "baseline", baseline, "(-inf, inf)")
-        baseline = jnp.asarray(baseline, x.dtype)
-    baseline = as_array(who, "baseline", baseline, dtype="reals").astype(x.dtype)
-    shapes = zip(baseline.shape[::-1], x.shape[::-1], strict=False)
-    if baseline.ndim > x.ndim or any(size not in (1, there) for size, there in shapes):
-        raise ValueError(
-            f"{who}: the baseline must broadcast to x, {x.shape}, got {baseline.shape}"
-        )
-    nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
-    fractions = jnp.asarray(nodes / 2 + 0.5, x.dtype)
-    points = fractions, jnp.asarray(weights / 2, x.dtype)
-    return _integrated(net, params, state, x, chosen, path, baseline, points)
+        return jnp.asarray(baseline, dtype)
+    if chosen.place.at is None:
+        baseline = as_array(who, "baseline", baseline, dtype="reals").astype(dtype)
+        what = "the baseline"
+    else:
+        if jax.tree.structure(baseline) != jax.tree.structure(chosen.x):
+            raise TypeError(
+                f"{who}: with at=, baseline must be a number, or an input in the form of x, "
+                f"{describe(chosen.x)}, got {describe(baseline):.60}"
+            )
+        baseline = input_arrays(who, "baseline", baseline)
+        baseline = _array(chosen.net, chosen.params, chosen.state, baseline, chosen.place)
+        what = f"the output of {chosen.place.at} for the baseline"
+    sizes = zip(baseline.shape[::-1], shape[::-1], strict=False)
+    if baseline.ndim > len(shape) or any(size not in (1, there) for size, there in sizes):
+        there = "x" if chosen.place.at is None else "the output for x"
+        raise ValueError(f"{who}: {what} must broadcast to {there}, {shape}, got {baseline.shape}")
+    return baseline
 
 
 @on_auto_axes
@@ -126,32 +180,40 @@ def occlusion(
     net: Layer,
     params: Params,
     state: State,
-    x: jax.Array | np.ndarray,
+    x: PyTree,
     target: Any = None,
     *,
     size: int | Sequence[int],
     strides: int | Sequence[int] | None = None,
     value: Any = 0.0,
     path: str | None = None,
+    at: str | None = None,
 ) -> jax.Array:
-    """Return the drop of a score when a patch of the image is covered.
+    """Return the drop of a score when a patch of the input is covered.
 
-    The patch moves over the image in strides and is cut at the right and lower border. Each pixel
-    gets the mean drop over the patches that cover it. It takes one forward pass per position.
+    The patch moves over the input in strides and is cut at the end of each axis. Each position gets
+    the mean drop over the patches that cover it. It takes one forward pass per position.
 
     Args:
-      net, params, state, target, path: Arguments of `saliency`.
-      x: Images of floats, (batch, height, width, channels).
-      size: Size of the patch in pixels, or (rows, columns).
+      net, params, state, target, path, at: Arguments of `saliency`.
+      x: Input of `saliency`. The array of floats in it, or in the output of the layer `at`, is a
+        table (batch, features) or has channels, (batch, *space, channels): a series, images,
+        volumes or the vectors of tokens. Further arrays have the batch axis first.
+      size: Size of the patch. A number covers a square or cube of all axes of *space, with all
+        channels: pixels of an image, steps of a series, features of a table. A sequence has a
+        number for each axis after the batch axis; axes at the end that it leaves out are covered
+        whole. (rows, columns) is a patch of an image, and (steps, 1) one channel of a series.
       strides: Strides between positions, at most `size`, which is the default (no overlap).
-      value: Value of the patch: a number, or one per channel, (channels,).
+      value: Value of the patch: a number, or one per channel, (channels,), such as the mean of each
+        feature of a table.
 
     Returns:
-      (batch, height, width), in the unit of the score.
+      (batch, *axes), the axes that `size` has a number for, in the unit of the score: (batch,
+      features) for a table, (batch, time) for a series, (batch, height, width) for images.
 
     Raises:
-      TypeError, ValueError: As in `saliency`, or if `x` has the wrong rank, or `size` and `strides`
-        do not cover every pixel.
+      TypeError, ValueError: As in `saliency`, or if `size` and `strides` do not fit the axes of the
+        array, or do not cover every position.
 
     Example:
       >>> net = jn.serial(lambda x: x.sum((1, 2)))
@@ -159,199 +221,125 @@ def occlusion(
       >>> occlusion(net, {}, {}, image, size=(2, 3))[0].tolist()  # 0+1+2+6+7+8, 3+4+5+9+10+11
       [[24.0, 24.0, 24.0, 42.0, 42.0, 42.0], [24.0, 24.0, 24.0, 42.0, 42.0, 42.0]]
 
+      Of a table, feature by feature:
+
+      >>> net = jn.serial(lambda x: x[:, :1] * x[:, 1:2] + x[:, 2:])
+      >>> occlusion(net, {}, {}, jnp.array([[3.0, 4.0, 5.0]]), size=1).tolist()
+      [[12.0, 12.0, 5.0]]
+
     Reference: Zeiler and Fergus 2013, "Visualizing and Understanding Convolutional Networks".
     """
-    patch = a_pair("occlusion", "size", size, "(rows, columns)")
-    step = patch if strides is None else a_pair("occlusion", "strides", strides, "(rows, columns)")
-    x = as_array("occlusion", "x", x, "(batch, height, width, channels)")
-    net, params, state, x, chosen = choose("occlusion", net, params, state, x, target, path)
-    pixels = x.shape[1:3]
-    if any(not s <= n <= most for n, s, most in zip(patch, step, pixels, strict=True)):
-        raise ValueError(
-            "occlusion: expected 1 <= strides <= size <= pixels, so that every pixel is "
-            f"covered, got strides {step}, size {patch} and {pixels[0]}×{pixels[1]} pixels"
-        )
-    # Each is (positions, pixels): whether the patch at a position covers a pixel.
-    rows = _covers(pixels[0], patch[0], step[0])
-    columns = _covers(pixels[1], patch[1], step[1])
+    chosen = choose("occlusion", net, params, state, x, target, path, at)
+    shape = chosen.array.shape
+    patch, step = _patch(shape, size, strides)
     if isinstance(value, int | float):
         within("occlusion", "value", value, "(-inf, inf)")
-    shape = "()" if np.ndim(value) == 0 else "(channels,)"
-    gray = on_host("occlusion", "value", value, shape, sizes={"channels": x.shape[-1]})
-    gray = jnp.asarray(gray, x.dtype)
-    return _drops(net, params, state, x, chosen, path, rows, columns, gray)
-
-
-def choose(
-    who: str, net: Layer, params: Params, state: State, x: Any, target: Any, path: str | None
-) -> tuple[Layer, Params, State, jax.Array, jax.Array]:
-    """Return net, params, state, x as floats, and a mask of the output entries in the score.
-
-    The mask has the shape of the output, or 1 for the batch.
-
-    Example:
-      >>> net = jn.serial(lambda x: x[:, ::2])
-      >>> choose("who", net, {}, {}, jnp.array([[3.0, 4.0, 5.0]]), None, None)[-1].tolist()
-      [[False, True]]
-    """
-    net, params, state = check_net(who, net, params, state, x)
-    check_type(who, "path", path, str | None, "the name of a layer inside")
-    x = as_array(who, "x", x, "(batch, ...)", "booleans or numbers", empty=False)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"{who}: x must have a float dtype, got {x.dtype}; for images of bytes pass x / 255"
-        )
-    y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x)
-    where = net.name if path is None else f"{net.name}/{path}"
-    if not hasattr(y, "shape"):
+    form = "()" if np.ndim(value) == 0 else "(channels,)"
+    gray = on_host("occlusion", "value", value, form, sizes={"channels": shape[-1]})
+    gray = jnp.asarray(gray, jnp.promote_types(chosen.array.dtype, jnp.float32))
+    if shape[0] != chosen.output.shape[0]:
         raise ValueError(
-            f"{who}: the output of {where} must be one array, got a {type(y).__name__}; choose a "
-            "layer with path=..."
+            f"occlusion: the patch covers one example at a time, but {shape} has another first "
+            f"axis than the output with the score, {chosen.output.shape}"
         )
-    if isinstance(target, tuple):
-        if not all(isinstance(place, slice | int | np.integer) for place in target):
-            raise TypeError(
-                f"{who}: target must be an index of integers and slices, got {target!r:.60}"
-            )
-        mask = marked(f"{who}: target {target}", where, y.shape[1:], target)
-        return net, params, state, x, jnp.asarray(mask)[None]
-    if len(y.shape) != 2:
+    axes = zip(shape[1:], patch, step, strict=False)
+    covers = tuple(_covers(pixels, size, stride) for pixels, size, stride in axes)
+    return _drops(*chosen.arguments, covers, gray)
+
+
+def _patch(shape: tuple[int, ...], size: Any, strides: Any) -> tuple[tuple[int, ...], ...]:
+    """Return size and strides of the patch, one number for each axis over which it moves."""
+    if len(shape) < 2:
         raise ValueError(
-            f"{who}: the output of {where} has shape {y.shape}, not (batch, classes); choose a "
-            "unit by its index in the output of one example, such as target=(4, 5, 2)"
+            "occlusion: expected a table (batch, features) or (batch, *space, channels), got "
+            f"{shape}"
         )
-    if target is None:
-        chosen = _best(net, params, state, x, path)
-    else:
-        chosen = _of_classes(who, where, target, *y.shape)
-    return net, params, state, x, chosen
-
-
-def _of_classes(who: str, where: str, target: Any, examples: int, classes: int) -> jax.Array:
-    """Return a mask of the output of one class, or of a class for each example."""
-    target = on_host(who, "target", target, dtype="booleans or numbers")
-    if target.dtype.kind not in "iu" or target.shape not in ((), (examples,)):
+    space = max(1, len(shape) - 2)
+    patch = _of_axes("size", size, space, len(shape) - 1)
+    step = patch if strides is None else _of_axes("strides", strides, len(patch), len(shape) - 1)
+    fits = [1 <= s <= n <= most for s, n, most in zip(step, patch, shape[1:], strict=False)]
+    if len(step) != len(patch) or not all(fits):
         raise ValueError(
-            f"{who}: target must be a class, or one for each of {examples} examples, got "
-            f"{target.dtype} of shape {target.shape}"
+            "occlusion: expected 1 <= strides <= size <= the size of the axis, so that every "
+            f"position is covered, got strides {step}, size {patch} and axes "
+            f"{shape[1 : 1 + len(patch)]}"
         )
-    if target.min() < 0 or target.max() >= classes:
+    return patch, step
+
+
+def _of_axes(what: str, value: Any, count: int, most: int) -> tuple[int, ...]:
+    """Return one number of at least 1 for each axis, of which a single number is all."""
+    numbers = tuple(value) if isinstance(value, tuple | list) else (value,) * count
+    if not 1 <= len(numbers) <= most:
+        axes = "1" if most == 1 else f"1 to {most}"
         raise ValueError(
-            f"{who}: target must be in 0..{classes - 1}, as {where} has {classes} outputs, got "
-            f"{target.min()}..{target.max()}"
+            f"occlusion: {what} must be a number, or one for each of {axes} axes after the batch "
+            f"axis, got {value}"
         )
-    return jnp.asarray(target.reshape(-1, 1) == np.arange(classes))
-
-
-def marked(what: str, where: str, shape: tuple[int, ...], index: tuple) -> np.ndarray:
-    """Return booleans of the shape of one example's output, True at an index of it."""
-    chosen = np.zeros(shape, bool)
-    try:
-        chosen[index] = True
-    except IndexError:
-        raise ValueError(
-            f"{what} is out of range for {where}, whose output for one example has shape {shape}"
-        ) from None
-    return chosen
-
-
-def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str | None) -> Any:
-    """Return the output of a network, or of a layer inside, in evaluation mode.
-
-    Raises:
-      ValueError: If `path` does not exist.
-
-    Example:
-      >>> net = jn.serial(jn.dense(7, name="hidden"), jnp.tanh, jn.dense(3))
-      >>> params, state = net.init(jax.random.key(0), jn.spec((2, 5)))
-      >>> output_at(net, params, state, jnp.ones((2, 5)), "hidden").shape
-      (2, 7)
-    """
-    _, output = shifted(net, params, state, x, path, None)
-    return output
-
-
-def shifted(
-    net: Layer, params: Params, state: State, x: jax.Array, path: str | None, shift: Any
-) -> tuple[Any, Any]:
-    """Return a network's output after a shift of one layer's output, and that layer's output.
-
-    The gradient with respect to the shift is the gradient with respect to the layer's output.
-    """
-    wanted = path or ""
-    outputs: dict[str, Any] = {}
-
-    def note(name, x, y):
-        is_wanted = name == wanted and shift is not None
-        outputs[name] = y + shift if is_wanted else y
-        return outputs[name]
-
-    y, _ = run(net, params, state, x, None, False, note)
-    if wanted not in outputs:
-        there = ", ".join(filter(None, outputs)) or "none, it is a single layer"
-        raise ValueError(f"{net.name} has no layer {path!r}; layers inside: {there}")
-    return y, outputs[wanted]
-
-
-def score(net, params, state, x, chosen, path) -> jax.Array:
-    """Sum the chosen outputs, (batch,)."""
-    return total(output_at(net, params, state, x, path), chosen)
-
-
-def total(y: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Sum the chosen outputs per example; other outputs may be infinite."""
-    return jnp.where(chosen, y, 0).sum(range(1, y.ndim))
+    for number in numbers:
+        at_least("occlusion", what, number)
+    return numbers
 
 
 @compiled_for(static_argnums=3)
-def _best(net, params, state, x, path):
-    """Return a mask of the largest output of each example, (batch, classes)."""
-    y = output_at(net, params, state, x, path)
-    return y.argmax(1, keepdims=True) == jnp.arange(y.shape[1])[None]
+def _array(net, params, state, x, place):
+    return array_at(net, params, state, x, place)
 
 
 @compiled_for(static_argnums=4)
-def _gradient(net, params, state, x, chosen, path):
-    return jax.grad(lambda x: score(net, params, state, x, chosen, path).sum())(x)
+def _gradient(net, params, state, x, mask, place):
+    array = array_at(net, params, state, x, place)
+    return jax.grad(lambda array: score(net, params, state, x, mask, place, array).sum())(array)
 
 
 @compiled_for(static_argnums=4)
-def _integrated(net, params, state, x, chosen, path, baseline, points):
+def _integrated(net, params, state, x, mask, place, baseline, points):
+    array = array_at(net, params, state, x, place)
+
+    def total(array):
+        return score(net, params, state, x, mask, place, array).sum()
+
     def add(mean, point):
         fraction, weight = point
-        interpolated = baseline + fraction * (x - baseline)
-        return mean + weight * _gradient(net, params, state, interpolated, chosen, path), None
+        interpolated = baseline + fraction * (array - baseline)
+        return mean + weight * jax.grad(total)(interpolated), None
 
-    mean, _ = jax.lax.scan(add, jnp.zeros_like(x), points)
-    return (x - baseline) * mean
+    mean, _ = jax.lax.scan(add, jnp.zeros_like(array), points)
+    # Padding has no gradient, and may be NaN.
+    return jnp.where(mean == 0, 0, (array - baseline) * mean)
 
 
 @compiled_for(static_argnums=4)
-def _drops(net, params, state, x, chosen, path, rows, columns, value):
-    """Return the mean drop of each pixel over the positions of the patch that cover it."""
-    places = len(rows) * len(columns)
-    count = len(x) * places
-    chosen = jnp.broadcast_to(chosen, (len(x), *chosen.shape[1:]))
+def _drops(net, params, state, x, mask, place, covers, value):
+    """Return the mean drop of each position over the patches that cover it."""
+    array = array_at(net, params, state, x, place)
+    examples, places = len(array), math.prod(map(len, covers))
+    mask = jnp.broadcast_to(mask, (examples, *mask.shape[1:]))
 
     def covered(pairs):
-        image, place = pairs // places, pairs % places
-        i, j = place // len(columns), place % len(columns)
-        cover = rows[i][:, :, None] & columns[j][:, None]  # (chunk, height, width)
-        cover = cover[..., None]
-        seen = jnp.where(cover, value, x[image])
-        return score(net, params, state, seen, chosen[image], path)
+        index, patch = pairs // (places + 1), pairs % (places + 1)
+        cover = (patch < places)[(...,) + (None,) * (array.ndim - 1)]  # the last covers nothing
+        starts = jnp.unravel_index(jnp.minimum(patch, places - 1), tuple(map(len, covers)))
+        for axis, (along, start) in enumerate(zip(covers, starts, strict=True), 1):
+            others = [i for i in range(1, array.ndim) if i != axis]
+            cover &= jnp.expand_dims(along[start], others)
+        seen = jnp.where(cover, value, array[index])
+        rows = jax.tree.map(lambda leaf: leaf[index] if leaf.shape[:1] == (examples,) else leaf, x)
+        return score(net, params, state, rows, mask[index], place, seen)
 
-    # The last chunk is padded with positions from the beginning.
+    # The last chunk is padded with pairs from the beginning.
+    count = examples * (places + 1)
     size = min(CHUNK, count)
-    chunks = math.ceil(count / size)
-    pairs = jnp.resize(jnp.arange(count), (chunks, size))
-    scores = jax.lax.map(covered, pairs).reshape(-1)[:count]
-    full_score = score(net, params, state, x, chosen, path)
-    drops = full_score[:, None] - scores.reshape(len(x), places)
-    drops = drops.reshape(-1, len(rows), len(columns))
-    sums = jnp.einsum("nij,ih,jw->nhw", drops, rows.astype(x.dtype), columns.astype(x.dtype))
-    patches = jnp.multiply.outer(rows.sum(0), columns.sum(0))  # that cover each pixel
-    return sums / patches[None].astype(x.dtype)
+    pairs = jnp.resize(jnp.arange(count), (math.ceil(count / size), size))
+    scores = jax.lax.map(covered, pairs).reshape(-1)[:count].reshape(examples, places + 1)
+    drops = scores[:, -1:] - scores[:, :-1]
+    sums = drops.reshape(examples, *map(len, covers))
+    patches = jnp.ones(())  # that cover each position
+    for along in covers:
+        along = along.astype(drops.dtype)
+        sums = jnp.tensordot(sums, along, ((1,), (0,)))
+        patches = jnp.multiply.outer(patches, along.sum(0))
+    return sums / patches[None]
 
 
 def _covers(pixels: int, size: int, step: int) -> jax.Array:

@@ -3,14 +3,12 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.inspect.attribution import choose, output_at, shifted, total
+from jaxnet.inspect.scores import array_at, choose, score
 from jaxnet.services.checks import check_type
 from jaxnet.services.meshes import on_auto_axes
-from jaxnet.services.trees import compiled_for
+from jaxnet.services.trees import PyTree, compiled_for
 
 
 @on_auto_axes
@@ -18,7 +16,7 @@ def class_activation_map(
     net: Layer,
     params: Params,
     state: State,
-    x: jax.Array | np.ndarray,
+    x: PyTree,
     path: str,
     target: Any = None,
 ) -> jax.Array:
@@ -33,7 +31,7 @@ def class_activation_map(
     Args:
       net: Network with logits (batch, classes).
       params, state: Params and state of the network.
-      x: Inputs of floats, (batch, *space, channels).
+      x: Input of the network: an array, or a tuple or dict of arrays, such as (x, lengths).
       path: Path of the layer with the maps, as `activations` names it; usually the last one before
         global pooling.
       target: Class, or one per example, (batch,); None takes the class of the largest logit.
@@ -57,24 +55,19 @@ def class_activation_map(
     Localization".
     """
     who = "class_activation_map"
-    net, params, state, x, chosen = choose(who, net, params, state, x, target, None)
     check_type(who, "path", path, str, "the name of a layer")
-    maps = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x)
-    if len(getattr(maps, "shape", ())) < 3:
+    chosen = choose(who, net, params, state, x, target, None, at=path)
+    if len(chosen.array.shape) < 3:
         raise ValueError(
-            f"{who}: expected maps (batch, *space, features) from {net.name}/{path}, got "
-            f"{getattr(maps, 'shape', 'no array')}; choose a layer before global pooling or "
-            "flattening"
+            f"{who}: expected maps (batch, *space, features) from {chosen.net.name}/{path}, got "
+            f"{chosen.array.shape}; choose a layer before global pooling or flattening"
         )
-    return _map(net, params, state, x, chosen, path, jnp.zeros(maps.shape, maps.dtype))
+    return _map(*chosen.arguments)
 
 
 @compiled_for(static_argnums=4)
-def _map(net, params, state, x, chosen, path, zero):
-    def logits(shift):
-        y, maps = shifted(net, params, state, x, path, shift)
-        return total(y, chosen).sum(), maps
-
-    gradient, maps = jax.grad(logits, has_aux=True)(zero)
+def _map(net, params, state, x, mask, place):
+    maps = array_at(net, params, state, x, place)
+    gradient = jax.grad(lambda maps: score(net, params, state, x, mask, place, maps).sum())(maps)
     weights = gradient.mean(tuple(range(1, maps.ndim - 1)), keepdims=True)  # (batch, 1, 1, maps)
     return (weights * maps).sum(-1)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.inspect.attribution import marked, output_at
+from jaxnet.inspect.scores import marked, output_at
 from jaxnet.nets import check_net
 from jaxnet.services.checks import all_within, at_least, check_key, check_sizes, check_type, within
 from jaxnet.services.meshes import on_auto_axes
