@@ -24,3 +24,4 @@ from jaxnet.viz.posteriors import posteriors as posteriors
 from jaxnet.viz.receptive import receptive as receptive
 from jaxnet.viz.spectrogram import spectrogram as spectrogram
 from jaxnet.viz.style import save as save
+from jaxnet.viz.words import words as words
