@@ -34,10 +34,13 @@ NEEDS = {  # not imported by the code itself
     "Convert to ONNX": ("jax2onnx",),
     "Run a model in onnxruntime": ("jax2onnx",),
     "Stream a keyword spotter in onnxruntime": ("jax2onnx",),
+    "Find the sounds that matter": ("librosa",),
 }
 DATA = {  # prepared datasets
     "Look at prepared data": ("bccd", "camvid", "free_spoken_digits"),
     "Stream a keyword spotter in onnxruntime": ("free_spoken_digits",),
+    "Find the words that matter": ("multi30k",),
+    "Find the sounds that matter": ("free_spoken_digits",),
 }
 # The other sections are slow: most compile a net and its training.
 FAST = {
@@ -66,6 +69,9 @@ LONG = {
     "Compare seeds and hyperparameters",
     "Cross-validate",
     "Combine several losses",
+    "Find the words that matter",
+    "Find the sounds that matter",
+    "Find the columns that matter",
     "Forecast a time series",
     "Average weights",
     "Estimate the cost of a step",
