@@ -23,6 +23,7 @@ are made when asked for, and entries of a decoder's configuration have checks of
 
 import argparse
 import contextlib
+import datetime
 import doctest
 import inspect
 import io
@@ -68,6 +69,14 @@ WRONG: dict[str, Any] = {
     "no rows": np.ones((0, 3), np.float32), "integers": np.full((2, 3), 2**40),
     "labels": np.array([0, -1, 99]), "words": np.array([["a", "b"]]), "complex": np.ones(3) * 1j,
     "swapped bytes": np.ones((2, 3), ">f4"), "masked": np.ma.masked_equal([1.0, 2.0], 1),
+    "huge": np.full((2, 3), 1e30, np.float32), "tiny": np.full((2, 3), 1e-30, np.float32),
+    "a wild number": np.float32([[1, 2, 3], [4, 1e30, 6]]),
+    "no data": np.float32([[1, 2, 3], [-9999, -9999, -9999]]),
+    "pixels": np.float32([[0, 17, 255], [3, 4, 200]]), "ids beyond": np.array([[0, 1], [2, 10**6]]),
+    "labels with gaps": np.array([0.0, np.nan, 1.0]),
+    "strange words": np.array(["", "\u0301", "a" * 999]),
+    "times in a zone": np.array([datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)] * 2),
+    "volumes": np.ones((2, 3, 4, 5, 1), np.float32), "numbers as names": {0: np.ones(3), 1: 2.0},
     "infinities": np.full((2, 3), np.inf, np.float32), "beyond float32": np.full((2, 3), 1e300),
     "booleans": np.ones((2, 3), bool), "two booleans": np.array([True, False]),
     "a container": jax.tree_util.Partial(lambda x: x, np.ones(3, np.float32)),

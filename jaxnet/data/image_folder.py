@@ -101,7 +101,7 @@ def image_folder(
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        class_folder = folders.get(name, root / name)
+        class_folder = folders[name] if name in folders else root / name
         pictures = _pictures(class_folder, root)
         if not pictures and classes is None:
             raise ValueError(

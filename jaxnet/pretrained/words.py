@@ -124,6 +124,11 @@ def write(
     stop = check_list("write", "stop", stop, "str")
     for word in stop:
         check_type("write", "stop", word, str, "a list of str")
+    if not callable(getattr(words, "encode", None)):
+        raise TypeError(
+            f"write: words must be a vocabulary, as of jn.pretrained.tokenizer(source), got a "
+            f"{type(words).__name__}"
+        )
     ids = words.encode(prompt)
     if words.end is not None:
         options = {"stop": words.end} | options

@@ -38,6 +38,8 @@ def extra(module: str, package: str, who: str, extras: str = "data") -> Any:
       ImportError: photos: needs nowhere-python (No module named 'nowhere'). Install it with
       pip install ...[data]...
     """
+    if not isinstance(module, str):
+        raise TypeError(f"extra: module must be a name such as 'PIL.Image', got {module!r:.60}")
     try:
         importlib.import_module(module.partition(".")[0])
         return importlib.import_module(module)

@@ -98,8 +98,9 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
         def mixed(old, now):
             return (rate * old + (1 - rate) * now).astype(old.dtype)
 
+        # Not beyond the last integer: a negative count would start the average anew.
         return updates, EmaState(
-            step=optax.safe_increment(step), ema=jax.tree.map(mixed, state.ema, new)
+            step=jnp.maximum(step, step + 1), ema=jax.tree.map(mixed, state.ema, new)
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -138,3 +138,8 @@ def test_the_words_of_a_file_are_read_once_until_it_changes(tmp_path, monkeypatc
     os.utime(place, ns=(1, 1))
     words._entries("chat", place)
     assert len(read) == 2
+
+
+def test_write_takes_a_vocabulary():
+    with pytest.raises(TypeError, match=r"write: words must be a vocabulary, .* got a ndarray"):
+        next(jn.pretrained.write(jn.dense(2), {}, np.ones(3), "a"))
