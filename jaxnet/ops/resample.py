@@ -6,6 +6,7 @@ inputs) that NumPy computes from the sizes. Each output depends on few inputs ne
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,9 +79,9 @@ def _banded(x, axis, weights):
         picked = jnp.take(x, places.ravel(), axis=axis)
         picked = picked.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
         return (picked * _along(factors, axis, x.ndim)).sum(axis + 1)
-    y = jnp.zeros((), x.dtype)
+    y: Any = 0
     for place, factor in zip(places.T, factors.T, strict=True):
-        y += jnp.take(x, place, axis=axis) * _along(factor, axis, x.ndim)
+        y = y + jnp.take(x, place, axis=axis) * _along(factor, axis, x.ndim)
     return y
 
 
@@ -93,8 +94,8 @@ def _bands(weights):
 
 
 def _along(factors, axis, rank):
-    """Return factors from this axis on, to multiply an array."""
-    return factors.reshape(*factors.shape, *[1] * (rank - axis - 1))
+    """Return factors from this axis on, to multiply an array of this rank but for them."""
+    return factors.reshape(*[1] * axis, *factors.shape, *[1] * (rank - axis - 1))
 
 
 def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:

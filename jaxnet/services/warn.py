@@ -45,6 +45,7 @@ def later_warning(message: str) -> Callable[[], None]:
     Example:
       >>> import warnings
       >>> with warnings.catch_warnings(record=True) as caught:
+      ...     warnings.simplefilter("always")
       ...     later_warning("fit was never iterated")()
       >>> str(caught[0].message)
       'fit was never iterated'

@@ -21,7 +21,8 @@ MOVES = {
     "transpose",
 }  # fmt: skip
 EXAMPLES = 8  # that show whether a loss takes logits
-LEAST_OF_PIXELS, MOST_OF_PIXELS = 30, 255
+LEAST_OF_PIXELS, MOST_OF_PIXELS = 128, 255  # of the largest; a table may hold smaller counts
+COLUMNS = 64  # of pictures as rows, at least
 PIXELS = "pixels from 0 to 255"  # what a net notes of its first input
 HIGH_LOSS = 10.0  # of a net that starts: a cross entropy of 1,000 classes starts at 7
 
@@ -79,7 +80,7 @@ def takes_logits(loss: Layer, y: jax.Array, targets: PyTree) -> bool:
       targets: Targets of these outputs.
 
     Example:
-      >>> parts = jn.supervised(jn.dense(3), jn.losses.cross_entropy).supervised
+      >>> parts = supervised_in(jn.supervised(jn.dense(3), jn.losses.cross_entropy))
       >>> takes_logits(parts.loss, jnp.ones((2, 3)) / 3, jnp.array([0, 2]))
       True
     """
@@ -97,7 +98,7 @@ def values_of(layer: Layer, y: jax.Array, targets: PyTree) -> jax.Array:
     """Return the values of a loss or of a metric.
 
     Example:
-      >>> parts = jn.supervised(jn.dense(3), jn.losses.half_squared_error).supervised
+      >>> parts = supervised_in(jn.supervised(jn.dense(3), jn.losses.half_squared_error))
       >>> values_of(parts.loss, jnp.ones((2, 3)), jnp.zeros((2, 3))).tolist()
       [1.5, 1.5]
     """
@@ -150,16 +151,18 @@ def pixel_hint(x: PyTree) -> str:
     """Return the range of an input that holds pixels from 0 to 255; otherwise "".
 
     Example:
-      >>> pixel_hint(np.array([[0.0, 255.0], [17.0, 3.0]]))
+      >>> pixel_hint(np.arange(256.0).reshape(4, 8, 8))
       'x holds whole numbers from 0 to 255, as of pixels'
     """
     for leaf in jax.tree.leaves(x):
         values = concrete_values(leaf)
-        if values is None or values.ndim < 2 or not values.size or values.dtype.kind not in "fu":
+        if values is None or not values.size or values.dtype.kind not in "fu":
+            continue
+        if values.ndim < 2 or (values.ndim == 2 and values.shape[1] < COLUMNS):
             continue
         values = values[: 8 * EXAMPLES]
         least, most = values.min(), values.max()
-        if least >= 0 and LEAST_OF_PIXELS < most <= MOST_OF_PIXELS and (values % 1 == 0).all():
+        if least >= 0 and LEAST_OF_PIXELS <= most <= MOST_OF_PIXELS and (values % 1 == 0).all():
             return f"x holds whole numbers from {least:g} to {most:g}, as of pixels"
     return ""
 

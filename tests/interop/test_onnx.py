@@ -345,6 +345,7 @@ def test_booleans_and_infinities_may_be_equal():
             compare(Session(other), [], [], [mask if other.dtype == bool else -low])
 
 
+@converter
 def test_a_model_for_one_example_alone_is_refused():
     """Its loop was written for the size of the trace, and onnxruntime stopped at the first run."""
     net = jn.stream(jn.recurrent(jn.layers.gru_cell(3)))

@@ -147,7 +147,18 @@ def test_a_net_that_divides_by_itself_is_not_told():
 
 
 @pytest.mark.parametrize(
-    "x", [X, X - 0.5, PIXELS + 0.5, PIXELS - 1, 2 * PIXELS, LABELS[:, None], np.zeros((0, 3))]
+    "x",
+    [
+        X,
+        X - 0.5,
+        PIXELS + 0.5,
+        PIXELS - 1,
+        2 * PIXELS,
+        LABELS[:, None],
+        np.zeros((0, 3)),
+        np.arange(240.0).reshape(80, 3),
+        np.minimum(PIXELS, 99),
+    ],
 )
 def test_what_is_not_pixels(x):
     assert pixel_hint(x) == ""
