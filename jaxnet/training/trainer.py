@@ -290,7 +290,7 @@ def step_of(
             check_processes("step", train_state, batch)
             run = driver(cache, ("step", "batch"), pure_step, shardings, (0,) * donate)
             after, metrics = run(train_state, batch)
-        cache.watcher.stepped(after, metrics["loss"], objective)
+            cache.watcher.stepped(after, metrics["loss"], objective)  # may read what failed
         return after, metrics
 
     def step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:

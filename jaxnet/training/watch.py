@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.services.checks import explain_spent, is_traced
+from jaxnet.services.checks import explain_memory, explain_spent, is_traced
 from jaxnet.services.trees import PyTree, differences, flat
 from jaxnet.services.warn import warn
 from jaxnet.training.loss_scale import LossScale
@@ -238,6 +238,7 @@ class explain_reuse(ContextDecorator):
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         explain_spent(error)
+        explain_memory(error)
         if error and ("Gloo" in str(error) or "NCCL" in str(error)):
             error.add_note("perhaps another process ended; see what it printed")
         if error is not None and "donate the same buffer twice" in str(error):

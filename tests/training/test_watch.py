@@ -144,3 +144,28 @@ def test_a_cross_entropy_below_0_is_told_once():
         for _ in range(40):
             train_state, _ = trainer.step(train_state, batch)
     assert len(told) == 1
+
+
+def needs_much(x):
+    """A row that takes 70 TB, of which one number is used."""
+    row = jax.lax.optimization_barrier(jnp.broadcast_to(x[:, :1], (len(x), 2**44)))
+    return x + row[:, 5:6]
+
+
+@pytest.mark.parametrize("call", ["step", "fit", "evaluate", "predict"])
+def test_exhausted_memory_is_explained(call):
+    net = jn.serial(jn.dense(4), needs_much)
+    data = jnp.ones((4, 3)), jnp.zeros((4, 4))
+    trainer, train_state = started(net, data, optax.squared_error)
+    calls = {
+        "step": lambda: trainer.step(train_state, data),
+        "fit": lambda: next(jn.fit(trainer, train_state, data, epochs=1, progress=False)),
+        "evaluate": lambda: jn.evaluate(
+            trainer.objective, train_state.params, train_state.state, data
+        ),
+        "predict": lambda: jn.predict(net, train_state.params, train_state.state, data[0]),
+    }
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED") as caught:
+        calls[call]()
+    (note,) = [note for note in caught.value.__notes__ if "memory is exhausted" in note]
+    assert "smaller batch_size" in note and "jn.inspect.memory" in note

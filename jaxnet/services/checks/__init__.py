@@ -18,6 +18,7 @@ from jaxnet.services.checks.calls import as_dict as as_dict
 from jaxnet.services.checks.calls import check_call as check_call
 from jaxnet.services.checks.calls import check_dict as check_dict
 from jaxnet.services.checks.calls import check_key as check_key
+from jaxnet.services.checks.calls import explain_memory as explain_memory
 from jaxnet.services.checks.calls import explain_spent as explain_spent
 from jaxnet.services.checks.calls import initialized as initialized
 from jaxnet.services.checks.calls import is_key as is_key

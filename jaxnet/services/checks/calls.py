@@ -30,6 +30,26 @@ def explain_spent(error: BaseException | None) -> None:
         error.add_note(note)
 
 
+def explain_memory(error: BaseException | None) -> None:
+    """Add to JAX's error about exhausted memory, once, what holds it and what takes less.
+
+    Example:
+      >>> explain_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes."))
+    """
+    begin = "memory is exhausted"
+    told = any(note.startswith(begin) for note in getattr(error, "__notes__", ()))
+    if error is None or told or "RESOURCE_EXHAUSTED" not in str(error):
+        return
+    arrays = jax.live_arrays()
+    gigabytes = sum(array.nbytes for array in arrays) / 1e9
+    error.add_note(
+        f"{begin}. The {len(arrays)} arrays of this process hold {gigabytes:.3g} GB; "
+        "most of the rest are activations, which grow with the batch. Write a smaller batch_size, "
+        "jn.trainer(..., accumulate=n) for the gradient of a larger one, jn.remat(layer), or "
+        "jn.cast(net, jnp.bfloat16). jn.inspect.memory(net, x, bytes) says what a step needs"
+    )
+
+
 def is_key(value: Any) -> bool:
     """Return whether this holds typed random keys, not the uint32 of older ones.
 
