@@ -14,6 +14,7 @@ import numpy as np
 from jaxnet.services.checks import between, check_list, check_type, on_host
 from jaxnet.services.extras import extra
 from jaxnet.services.files import readable, replace_file
+from jaxnet.services.json_text import parse_json
 
 SPECIAL = ("pad", "start", "end", "unknown")
 LARGEST = 2**24  # ids of subwords; `tokenizers` aborts the program if it runs out of memory
@@ -89,7 +90,7 @@ class Vocabulary(NamedTuple):
         """
         path = readable("Vocabulary.load", path)
         try:
-            contents = json.loads(path.read_bytes())
+            contents = parse_json(path.read_bytes())
             kind = contents["vocabulary"]
             special = _checked_special(contents["special"], SPECIAL, "Vocabulary.load")
             if kind == "characters":
@@ -260,7 +261,7 @@ def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
         return tokenizer.decode(text_ids.tolist(), skip_special_tokens=False)
 
     contents = {"vocabulary": "subwords", "special": list(special)}
-    contents["tokenizer"] = json.loads(tokenizer.to_str())
+    contents["tokenizer"] = parse_json(tokenizer.to_str())
     return Vocabulary(size, encode, decode, special, contents)
 
 

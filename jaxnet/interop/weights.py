@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnet.services.checks import check_type, on_device
 from jaxnet.services.files import OneByOne, readable, replace_file, replacing
+from jaxnet.services.json_text import parse_json
 from jaxnet.services.saving import opened, read_tensors, tensor, write_tensors
 from jaxnet.services.trees import is_float
 
@@ -54,9 +55,9 @@ def _files(who: str, folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
-            named = json.loads(readable(who, index).read_bytes())["weight_map"]
+            named = parse_json(readable(who, index).read_bytes())["weight_map"]
             names = sorted(set(named.values()))
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{who}: {index} is not an index of weights: {error!r:.200}") from None
         for name in names:
             if not name or Path(str(name)).name != name:

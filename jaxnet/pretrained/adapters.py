@@ -1,6 +1,5 @@
 """Adapters of `jn.lora` alone, in the files of the package PEFT."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxnet.interop.weights import numbers, write_files
 from jaxnet.pretrained.decoders import GPT2_NAMES, LLAMA_NAMES
 from jaxnet.services.checks import as_dict
 from jaxnet.services.files import file_path, readable
+from jaxnet.services.json_text import parse_json
 from jaxnet.services.paths import fits
 from jaxnet.services.saving import read_tensors
 from jaxnet.services.trees import flat
@@ -260,9 +260,9 @@ def _fit(a: tuple[int, ...], b: tuple[int, ...], kernel: tuple[int, ...]) -> boo
 def _read(who: str, path: Path) -> tuple[float, int]:
     """Return the scale and the rank of an adapter from its configuration."""
     try:
-        config = json.loads(path.read_bytes())
+        config = parse_json(path.read_bytes())
         kind, rank, alpha = config["peft_type"], config["r"], config["lora_alpha"]
-    except (ValueError, RecursionError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{who}: {path} is not the config of an adapter: {error!r:.200}") from None
     if kind != "LORA" or type(rank) is not int or rank < 1:
         raise ValueError(

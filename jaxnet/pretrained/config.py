@@ -5,7 +5,6 @@ default, or as one that must have a certain value, or as one without effect on t
 that is on no list raises, since it may say that the model computes something else.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 from jaxnet import Layer, spec
 from jaxnet.services.checks import check_type
 from jaxnet.services.files import readable
+from jaxnet.services.json_text import parse_json
 
 
 def _quick_gelu(x: jax.Array) -> jax.Array:
@@ -187,8 +187,8 @@ def _contents(who: str, config: Any) -> tuple[str, Mapping[str, Any]]:
         path = readable(who, path / "config.json" if path.is_dir() else path)
         where = f"{who}: {path}"
         try:
-            config = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:  # also text that is not UTF-8
+            config = parse_json(path.read_bytes())
+        except ValueError as error:  # also text that is not UTF-8
             raise ValueError(f"{where} is not JSON: {error}") from None
         if not isinstance(config, dict):
             raise ValueError(f"{where} must hold an object, got {type(config).__name__}")

@@ -16,6 +16,7 @@ from jaxnet.pretrained.integers import with_integers
 from jaxnet.pretrained.source import config_and_weights
 from jaxnet.services.checks import check_options
 from jaxnet.services.files import file_path
+from jaxnet.services.json_text import parse_json
 
 
 def load(
@@ -135,7 +136,7 @@ def _config_of(net: Layer) -> dict[str, Any]:
             'save: this net has no configuration; write save(..., config={"model_type": ...}) '
             "with the entries of its config.json"
         )
-    return json.loads(described_as.config)
+    return parse_json(described_as.config)
 
 
 class _Described(NamedTuple):

@@ -1,6 +1,5 @@
 """The words of a published language model: its tokenizer, and how a chat is written for it."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from jaxnet.pretrained.source import place_of
 from jaxnet.services.checks import check_list, check_options, check_type
 from jaxnet.services.extras import extra
 from jaxnet.services.files import readable
+from jaxnet.services.json_text import parse_json
 
 LETTERS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -237,7 +237,7 @@ def _cached_entries(who: str, place: Path, changed: int) -> dict[str, Any]:
 
 def _settings(who: str, place: Path) -> dict[str, Any]:
     file = place / "tokenizer_config.json"
-    settings = json.loads(readable(who, file).read_bytes()) if file.exists() else {}
+    settings = parse_json(readable(who, file).read_bytes()) if file.exists() else {}
     check_type(who, file.name, settings, dict, "an object")
     return settings
 

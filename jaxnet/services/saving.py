@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from jaxnet.services.extras import version
 from jaxnet.services.files import replacing
+from jaxnet.services.json_text import parse_json
 
 # The dtypes that safetensors 0.8 supports for NumPy; other dtypes are stored as bytes.
 SAFETENSORS_DTYPES = {
@@ -73,8 +74,8 @@ def config_of(who: str, path: Path, *, verify: bool = True) -> Any:
         values = ((name, tensor(who, path, file, name)) for name in sorted(file.keys()))
         check_seal(who, path, values if verify else None, metadata)
         try:
-            return json.loads(metadata.get("config", "null"))
-        except (ValueError, RecursionError) as error:
+            return parse_json(metadata.get("config", "null"))
+        except ValueError as error:
             raise ValueError(f"{who}: the config of {path} is broken: {error}") from None
 
 

@@ -5,7 +5,6 @@ process has.
 """
 
 import functools
-import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ import numpy as np
 
 from jaxnet.services.checks import check_mask, check_type, is_key, on_device
 from jaxnet.services.files import readable
+from jaxnet.services.json_text import parse_json
 from jaxnet.services.saving import (
     SAFETENSORS_DTYPES,
     Notes,
@@ -120,8 +120,8 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     if "jaxnet" in metadata or "sha256" in metadata:  # not a file of another library
         check_seal("load", path, sorted(stored.items()), metadata)
     try:
-        config = json.loads(metadata.get("config", "null"))
-        notes = dict(json.loads(metadata.get("jaxnet", "{}")))
+        config = parse_json(metadata.get("config", "null"))
+        notes = dict(parse_json(metadata.get("jaxnet", "{}")))
         leaves, numbered = {}, {}
         for name, note in notes.items():
             numbered[name] = _places(note.get("numbers", ()), name)
@@ -196,8 +196,8 @@ def unpacked(who: str, paths: Sequence[Path], like: PyTree) -> PyTree:
         for path in paths:
             file = stack.enter_context(opened(who, path))
             metadata = file.metadata()
-            notes = json.loads(metadata["jaxnet"])
-            config = json.loads(metadata.get("config", "null")) or {}
+            notes = parse_json(metadata["jaxnet"])
+            config = parse_json(metadata.get("config", "null")) or {}
             saves.add(config.get("id"))
             for name in file.keys():
                 note = notes.get(name, {})

@@ -11,6 +11,7 @@ import jax
 
 from jaxnet.services.checks import check_type
 from jaxnet.services.files import file_path, open_regular_file, replace_file, told
+from jaxnet.services.json_text import parse_json
 from jaxnet.training.epoch import Epoch
 
 
@@ -80,6 +81,6 @@ def _end(path: Path, size: int = 2**14) -> bytes:
 
 def _step(path: Any, line: bytes) -> int:
     try:
-        return int(json.loads(line)["step"])
+        return int(parse_json(line)["step"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"append_log: {path} is not a log of steps: {line[:60]!r}") from None

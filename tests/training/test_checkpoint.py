@@ -317,6 +317,10 @@ def test_a_file_that_others_wrote_again_is_whole(tmp_path):
         '{"a": {"is": "raw", "dtype": "x"}}',
         '{"b": {}}',
         "{",
+        pytest.param("[" * 100_000, id="deep"),
+        pytest.param('{"a":' * 100_000 + "1" + "}" * 100_000, id="deep and whole"),
+        '{"a": {"is": "key", "impl": "threefry2x32"}}',
+        '{"a": {"is": "key", "impl": [[[["x"]]]]}}',
     ],
 )
 def test_broken_notes(tmp_path, notes):
