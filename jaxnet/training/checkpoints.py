@@ -5,6 +5,7 @@ step when all files are there. This module decides who may write and which steps
 steps that are damaged or belong to another run.
 """
 
+import atexit
 import math
 import os
 import re
@@ -101,7 +102,8 @@ class Checkpoints:
         self._held: Held | None = None  # held by the first process
         self._closing = False  # whether who still writes releases the lock
         self._last: list[_Saving] = []  # the last save, until it is known how it ended
-        weakref.finalize(self, _end, self._last)
+        weakref.finalize(self, _end, self._last).atexit = False
+        _OPEN.add(self)
         self._stack = ExitStack()
 
     def save(self, epoch: Epoch) -> bool:
@@ -496,8 +498,25 @@ class _Saving:
         return self._error
 
 
+# Of which the last save may still be written when Python ends.
+_OPEN: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
+_FAILED: list[int] = []  # steps of last saves that failed, which nobody waited for
+
+
 def _end(last: list[_Saving]) -> None:
-    """Wait for the last save when Python ends, and tell of it if it fails."""
+    """Wait for the last save of checkpoints that are gone, and tell of it if it fails."""
     for saving in last:
         if error := saving.write():
+            _FAILED.append(saving.step)
             print(error, file=sys.stderr)
+
+
+@atexit.register
+def _end_all() -> None:
+    """Do so when Python ends. A program whose last save failed does not end with code 0."""
+    for checkpoints in list(_OPEN):
+        _end(checkpoints._last)
+    if _FAILED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # nothing else changes the code at this time

@@ -358,6 +358,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 kept.save(epoch)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
     assert re.search("kept cannot be written: file too large; step . was not saved", done.stderr)
 
 
