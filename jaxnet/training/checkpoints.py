@@ -44,9 +44,10 @@ class Checkpoints:
     has several processes, each writes its own part. All of them must call `save`, and all must have
     access to the folder.
 
-    Inside the `with` block, SIGTERM (sent by Slurm, Kubernetes or a preempted machine) does not
-    kill the process. `fit` finishes the current step and yields once more. Pending checkpoints are
-    written, and the process exits with code 143.
+    Inside the `with` block, SIGTERM (sent by Slurm, Kubernetes or a preempted machine) and SIGHUP
+    (sent when a terminal is closed) do not kill the process. `fit` finishes the current step and
+    yields once more. Pending checkpoints are written, and the process exits with code 143 or 129.
+    A program whose last save failed ends with code 1, also without a `with` block.
 
     Only one run at a time can write to a folder. The first `save` takes a lock until `close` or
     until the process ends, even if it is killed. If a second run saves, it raises an error that

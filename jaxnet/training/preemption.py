@@ -1,7 +1,7 @@
-"""Requests to stop: the signal SIGTERM, which clusters send before they reclaim a machine.
+"""Requests to stop: SIGTERM, which clusters send before they reclaim a machine, and SIGHUP.
 
-Like the signal, a request belongs to the whole process. It has no effect on the run unless a
-`jn.Checkpoints` is open.
+SIGHUP comes when a terminal is closed. Like the signals, a request belongs to the whole process. It
+has no effect on the run unless a `jn.Checkpoints` is open.
 """
 
 import signal
@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _ASKED: list[int] = []  # an Event has a lock, which Ctrl-C may leave locked
-# The exit status that a shell reports for a process ended by the signal.
-EXIT = 128 + signal.SIGTERM
+SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def asked() -> bool:
@@ -31,12 +30,14 @@ def pass_on() -> None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Record a SIGTERM instead of ending the process; at the end, exit if there was one.
+    """Record a signal instead of ending the process; at the end, exit if there was one.
 
-    Python handles signals in its main thread, so elsewhere nothing changes.
+    Python handles signals in its main thread, so elsewhere nothing changes. A signal that is
+    ignored, as SIGHUP is under `nohup`, stays so.
 
     Raises:
-      SystemExit: With 143, if the process was asked to stop.
+      SystemExit: If the process was asked to stop, with the status that a shell reports for a
+        process ended by the signal: 143 for SIGTERM, 129 for SIGHUP.
 
     Example:
       >>> with listening():
@@ -46,12 +47,14 @@ def listening() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: _ASKED.append(number))
+    numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {n: signal.signal(n, lambda number, frame: _ASKED.append(number)) for n in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
-        stop = asked()
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        received = list(_ASKED)
         _ASKED.clear()
-    if stop:
-        raise SystemExit(EXIT)
+    if received:
+        raise SystemExit(128 + received[0])

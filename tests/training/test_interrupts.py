@@ -170,8 +170,11 @@ def build():
     return *started(jn.dense(1), data, optax.squared_error, optax.sgd(0.01)), data
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_the_run_saves_and_ends(tmp_path, stream):
+@pytest.mark.parametrize(
+    ("stream", "number"),
+    [(False, signal.SIGTERM), (True, signal.SIGTERM), (False, signal.SIGHUP)],
+)
+def test_the_run_saves_and_ends(tmp_path, stream, number):
     trainer, train_state, data = build()
     if stream:
         data = Batches(*[tuple(a[i : i + 4] for a in data) for i in range(0, 64, 4)])
@@ -183,9 +186,9 @@ def test_the_run_saves_and_ends(tmp_path, stream):
                 kept.save(epoch)
                 seen.append(epoch.step)
                 if epoch.step == 10:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    os.kill(os.getpid(), number)
         after = True
-    assert stopped.value.code == 143 and not after
+    assert stopped.value.code == 128 + number and not after
     assert seen == [5, 10, 11]  # one more step, and its epoch
     assert not preemption.asked() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with jn.Checkpoints(tmp_path) as kept:
@@ -193,6 +196,18 @@ def test_the_run_saves_and_ends(tmp_path, stream):
     assert int(resumed.step) == 11
     assert position is not None
     assert position.done == 11
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """As SIGHUP is under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with preemption.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not preemption.asked()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_without_a_signal_nothing_happens():
