@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 import weakref
 from _thread import start_new_thread
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from jaxnet.training.lock import Held
 from jaxnet.training.placement import agreed
 from jaxnet.training.train_state import TrainState
 
+SEEN = 10  # seconds after which a shared file system shows what another host wrote
 HALF, REMOVED = ".half", ".removed"  # suffixes of folders that are being written or removed
 _LIKE = "a TrainState, as trainer.init returns it"
 
@@ -41,8 +43,8 @@ class Checkpoints:
     """A context manager that saves the checkpoints of a run in a folder and restores them.
 
     `save` copies the train_state and writes it in the background while the loop continues. If a run
-    has several processes, each writes its own part. All of them must call `save`, and all must have
-    access to the folder.
+    has several processes, each writes its own part. All of them must call `save`, and all must
+    share the folder: with disks of their own, the next call raises an OSError in all.
 
     Inside the `with` block, SIGTERM (sent by Slurm, Kubernetes or a preempted machine) and SIGHUP
     (sent when a terminal is closed) do not kill the process. `fit` finishes the current step and
@@ -368,22 +370,25 @@ class Checkpoints:
         error = saving.write()
         said = error and (str(error) or repr(error))  # a MemoryError may have no words
         errors = [words for words in stored.of_all_processes(said) if words]
-        if not errors:
+        try:
+            if errors:
+                raise error or OSError(errors[0])
             stored.by_first(lambda: self._finish(saving.step))
             self._at = saving.step
-        elif jax.process_index() == 0:
+        except Exception:  # in all processes, of which each may have a disk of its own
             shutil.rmtree(self._half(saving.step), ignore_errors=True)
+            self._last.clear()
+            raise
         self._last.clear()
-        if errors:
-            raise error or OSError(errors[0])
 
     def _finish(self, step: int) -> None:
         """Remove old checkpoints, after all processes wrote a new one."""
         if self._held is None:  # another run may write by now
             return
         path = self.folder / str(step)
-        with self._telling(step):
-            if not path.exists():  # no process saw the files of all others
+        if not path.exists():  # no process saw the files of all others
+            self._check_shared(step)
+            with self._telling(step):
                 self._half(step).rename(path)
         steps = self._listed()
         steps_to_keep = set(steps[-self._keep :])
@@ -395,6 +400,23 @@ class Checkpoints:
             with suppress(OSError):  # if it fails, the new checkpoint is still valid
                 (self.folder / str(step)).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
+
+    def _check_shared(self, step: int) -> None:
+        """Raise unless this process sees the files of all, which have written them."""
+        half = self._half(step)
+        files = [stored.file_of(half, process) for process in range(jax.process_count())]
+        end = time.monotonic() + SEEN
+        while missing := [i for i, file in enumerate(files) if not file.exists()]:
+            if time.monotonic() > end:
+                processes = ", ".join(map(str, missing))
+                raise OSError(
+                    f"Checkpoints: the files of processes {processes} are not in {self.folder}, so "
+                    f"step {step} was not saved. All processes must share the folder; choose one "
+                    "on a disk that all hosts see, such as NFS"
+                )
+            time.sleep(0.1)
+            with suppress(OSError):
+                os.listdir(half)  # NFS then looks again
 
     @contextmanager
     def _telling(self, step: int | None = None) -> Iterator[None]:

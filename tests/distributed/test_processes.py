@@ -202,3 +202,24 @@ def test_a_lock_and_a_damaged_checkpoint_are_told_in_all_processes(on_processes,
     names = sorted(place.name for place in (tmp_path / "kept").iterdir())
     assert names == [".lock", "4", "8", "8.damaged"]
     assert on_processes(program + READ, 1) == [said]  # spread in two ways over other devices
+
+
+OWN_DISKS = """
+data = put((x, y), 64)
+start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh, sharded)
+(one,) = jn.fit(trainer, start, data, epochs=1, batch_size=16)
+kept = jn.Checkpoints(f"{folder}/{index}")
+kept.save(one)
+raises("All processes must share the folder", kept.close, OSError)
+left = [name for name in os.listdir(f"{folder}/{index}") if name != ".lock"]
+print(len(left))
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_disks_of_their_own_are_told(on_processes, tmp_path):
+    """Each save returned True, and afterwards every checkpoint was damaged."""
+    for index in range(2):
+        (tmp_path / str(index)).mkdir()
+    program = f"folder = {str(tmp_path)!r}\n{START}{SEEN}"
+    assert on_processes(program + OWN_DISKS, 2) == ["0", "0"]
