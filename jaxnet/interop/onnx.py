@@ -95,9 +95,8 @@ def to_onnx(
     at_least("to_onnx", "batch", batch, optional=True)
     path = None if path is None else file_path("to_onnx", path)
     _check_float32({"params": params, "state": state, "x": x})
-    jax2onnx = _package("jax2onnx")
-    onnx = _package("onnx")
-    runtime = _package("onnxruntime")
+    for name in ("jax2onnx", "onnx", "onnxruntime"):
+        _package(name)
     params, state = jax.tree.map(jnp.asarray, (params, state))
     spec, is_open = open_spec("to_onnx", x, batch)
     with variable_batch("to_onnx", is_open):
@@ -117,19 +116,7 @@ def to_onnx(
     converted = jax.make_jaxpr(run_converted)(*leaves)
     inputs = [f"state/{path}" for path in carried] + _names("x", spec)
     outputs = [f"next/{path}" for path in carried] + _names("y", result)
-    names = {"model_name": net.name, "input_names": inputs, "output_names": outputs}
-    try:
-        model = jax2onnx.to_onnx(lambda *arrays: evaluate(converted, arrays, {}), leaves, **names)
-        onnx.checker.check_model(model, full_check=True)
-        session = runtime.InferenceSession(model.SerializeToString())
-        if is_open:
-            _run_two_examples(session, inputs, leaves)
-    except Exception as error:
-        advice = ". A fixed batch size may help: to_onnx(..., batch=1)" if is_open else ""
-        raise ValueError(
-            f"to_onnx: jax2onnx {version('jax2onnx')} cannot convert {net.name}: "
-            f"{type(error).__name__}: {error}{advice}"
-        ) from error
+    model, session = _convert(net.name, converted, leaves, inputs, outputs, is_open)
     arrays = jax.tree.leaves(data)
     is_data = not any(isinstance(a, jax.ShapeDtypeStruct) for a in arrays)
     fits = batch is None or {a.shape[0] for a in arrays if a.shape} <= {batch}
@@ -140,6 +127,32 @@ def to_onnx(
     if path is not None:
         replace_file("to_onnx", path, model.SerializeToString())
     return model
+
+
+def _convert(
+    name: str,
+    program: Any,
+    leaves: list[Any],
+    inputs: list[str],
+    outputs: list[str],
+    is_open: bool,
+) -> tuple[Any, Any]:
+    """Return the model of a program, and onnxruntime's session of it."""
+    jax2onnx = _package("jax2onnx")
+    names = {"model_name": name, "input_names": inputs, "output_names": outputs}
+    try:
+        model = jax2onnx.to_onnx(lambda *arrays: evaluate(program, arrays, {}), leaves, **names)
+        _package("onnx").checker.check_model(model, full_check=True)
+        session = _package("onnxruntime").InferenceSession(model.SerializeToString())
+        if is_open:
+            _run_two_examples(session, inputs, leaves)
+    except Exception as error:
+        advice = ". A fixed batch size may help: to_onnx(..., batch=1)" if is_open else ""
+        raise ValueError(
+            f"to_onnx: jax2onnx {version('jax2onnx')} cannot convert {name}: "
+            f"{type(error).__name__}: {error}{advice}"
+        ) from error
+    return model, session
 
 
 def _run_two_examples(session: Any, inputs: list[str], leaves: list[Any]) -> None:
