@@ -1,21 +1,19 @@
 """Nets whose outputs for an example depend on the other examples of its batch, in evaluation.
 
-Their predictions and metrics change with the batch size. A trace shows it, for a batch size that
-divides no other size of the net: so an axis of examples is known by its size.
+Their predictions and metrics change with the batch size. A trace shows it.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.services.jaxprs import follow
-from jaxnet.services.trees import PyTree, memo_of, shapes_of, signature
+from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import warn
+from jaxnet.training.evaluation_trace import evaluation_trace
 from jaxnet.training.objective import supervised_in
-from jaxnet.training.objective_trace import trace_or_none
 
 # What combines numbers along an axis, in words, and where its equation says which axes.
 ALONG = {
@@ -34,10 +32,6 @@ ALONG = {
 }
 
 
-# Batch sizes for the trace. Small ones, since a net may have a loop over its examples.
-PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61)
-
-
 def mixing_hint(net: Layer, params: Params, state: State, x: PyTree) -> str:
     """Return what along the axis of the examples an output depends on; "" if nothing is found.
 
@@ -51,36 +45,8 @@ def mixing_hint(net: Layer, params: Params, state: State, x: PyTree) -> str:
       >>> mixing_hint(net, *net.init(jax.random.key(0), x), x)
       'a sum over axis 0 of (batch, 4)'
     """
-
-    def find() -> str:
-        one_batch = shapes_of(x)
-        if any(not leaf.shape for leaf in jax.tree.leaves(one_batch)):
-            return ""
-        examples = _batch_size(params, state, one_batch)
-
-        def resized(leaf: Any) -> Any:
-            return jax.ShapeDtypeStruct((examples, *leaf.shape[1:]), leaf.dtype)
-
-        def outputs(params, state, x):
-            y, _ = net.apply(params, state, x)
-            return y
-
-        shapes = *shapes_of((params, state)), jax.tree.map(resized, one_batch)
-        program = trace_or_none(jax.make_jaxpr(outputs), *shapes)
-        return "" if program is None else _first_mixing(program, examples)
-
-    # The number of examples does not count.
-    examples = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes_of(x)
-    )
-    return memo_of(net.apply).of(("mixing", signature((params, state, examples))), find)
-
-
-def _batch_size(params: Params, state: State, x: PyTree) -> int:
-    """Return a prime that divides no size of the net, apart from the batch size."""
-    sizes = [size for leaf in jax.tree.leaves((params, state)) for size in jnp.shape(leaf)]
-    sizes += [size for leaf in jax.tree.leaves(x) for size in leaf.shape[1:]]
-    return next((p for p in PRIMES if all(size % p for size in sizes)), PRIMES[-1])
+    program, examples = evaluation_trace(net, params, state, x)
+    return "" if program is None else _first_mixing(program, examples)
 
 
 def _first_mixing(program: Any, examples: int) -> str:

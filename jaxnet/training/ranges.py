@@ -10,10 +10,10 @@ import numpy as np
 from jaxnet.core import Layer, Params, State
 from jaxnet.services.checks import concrete_values
 from jaxnet.services.jaxprs import follow
-from jaxnet.services.trees import PyTree, memo_of, shapes_of, signature
+from jaxnet.services.trees import PyTree, memo_of, shapes_of
 from jaxnet.services.warn import warn
+from jaxnet.training.evaluation_trace import evaluation_trace
 from jaxnet.training.objective import Supervised, supervised_in
-from jaxnet.training.objective_trace import trace_or_none
 
 # What leaves the numbers of an array as they are.
 MOVES = {
@@ -40,13 +40,7 @@ def last_function(net: Layer, params: Params, state: State, x: PyTree) -> str:
       >>> last_function(net, *net.init(jax.random.key(0), x), x)
       'a softmax'
     """
-
-    def outputs(params, state, x):
-        y, _ = net.apply(params, state, x)
-        return y
-
-    shapes = shapes_of((params, state, x))
-    program = trace_or_none(jax.make_jaxpr(outputs), *shapes)
+    program, _ = evaluation_trace(net, params, state, x)
     if program is None or len(program.jaxpr.outvars) != 1:
         return ""
     (fact,) = follow(program, [""] * len(program.jaxpr.invars), _rule, "")
@@ -117,14 +111,8 @@ def check_probabilities(
       params, state: Params and state of the net.
       batch: Examples with targets.
     """
-    memo = memo_of(parts.net.apply)
     x, _ = parts.split(batch)
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
-
-    def last() -> str:
-        return last_function(parts.net, params, state, one)
-
-    function = memo.of(("last function", signature((params, state, one))), last)
+    function = last_function(parts.net, params, state, x)
     if not function:
         return
 
@@ -144,7 +132,7 @@ def check_probabilities(
             )
         return found
 
-    memo.of(("logits", parts.loss.apply), find)
+    memo_of(parts.net.apply).of(("logits", parts.loss.apply), find)
 
 
 def pixel_hint(x: PyTree) -> str:
