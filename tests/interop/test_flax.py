@@ -118,7 +118,7 @@ LAWS = {
     and "case" in inspect.signature(law).parameters
     and not any(words in name for words in LEFT_OUT)
 }
-CHOICES = {"train": [False, True], "dtype": [jnp.float32, jnp.bfloat16]}
+CHOICES = {"train": [False, True], "dtype": [jnp.float32, jnp.bfloat16], "size": [1e30]}
 
 
 # Those that run nothing, or little.
