@@ -154,6 +154,8 @@ def needs_much(x):
 
 @pytest.mark.parametrize("call", ["step", "fit", "evaluate", "predict"])
 def test_exhausted_memory_is_explained(call):
+    if call in ("evaluate", "predict") and jax.__version_info__ < (0, 8):
+        pytest.skip("XLA leaves the row out, as no result needs it")
     net = jn.serial(jn.dense(4), needs_much)
     data = jnp.ones((4, 3)), jnp.zeros((4, 4))
     trainer, train_state = started(net, data, optax.squared_error)
@@ -165,7 +167,7 @@ def test_exhausted_memory_is_explained(call):
         ),
         "predict": lambda: jn.predict(net, train_state.params, train_state.state, data[0]),
     }
-    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED") as caught:
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Out of memory") as caught:
         calls[call]()
     (note,) = [note for note in caught.value.__notes__ if "memory is exhausted" in note]
     assert "smaller batch_size" in note and "jn.inspect.memory" in note

@@ -38,7 +38,8 @@ def explain_memory(error: BaseException | None) -> None:
     """
     begin = "memory is exhausted"
     told = any(note.startswith(begin) for note in getattr(error, "__notes__", ()))
-    if error is None or told or "RESOURCE_EXHAUSTED" not in str(error):
+    words = "RESOURCE_EXHAUSTED", "Out of memory"
+    if error is None or told or not any(word in str(error) for word in words):
         return
     arrays = jax.live_arrays()
     gigabytes = sum(array.nbytes for array in arrays) / 1e9
