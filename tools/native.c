@@ -759,7 +759,8 @@ static int attention_one_case(long one) {
 static int moments_case(long one) {
   int back = (int)draw(0, 1);
   int64_t rows = PICK(1, 2, 7, 9, 100, 3000), n = FEATURES, size[] = {rows * n}, features[] = {n};
-  Array x, given, mean, first, second;
+  Array x, given, mean, first, second, power;
+  make(&power, 1, features, 0);
   make(&x, 1, size, 1);
   make(&given, 1, size, 1);
   make(&mean, 1, features, 1);
@@ -768,6 +769,7 @@ static int moments_case(long one) {
   if (draw(0, 1)) halve(&x, 1), halve(&given, 1);
   for (long f = 0; f < n; f++) {
     double middle = 0;
+    power.exact[f] = 1;
     for (long i = f; i < rows * n; i += n) middle += x.exact[i] / (double)rows;
     first.exact[f] = back ? 0 : middle;
     for (long i = f; i < rows * n; i += n) {
@@ -776,14 +778,15 @@ static int moments_case(long one) {
                               : pow(x.exact[i] - middle, 2) / (double)rows;
     }
   }
-  FfiBuffer *operands[] = {&x.buffer, &given.buffer, &mean.buffer}, *made[] = {&first.buffer, &second.buffer};
-  Array *arrays[] = {&first, &second};
+  FfiBuffer *operands[] = {&x.buffer, &given.buffer, &mean.buffer}, *made[] = {&first.buffer, &second.buffer, &power.buffer};
+  Array *arrays[] = {&first, &second, &power};
+  int results = back ? 2 : 3;
   FfiCall frame = {
     .api = &api, .stage = FFI_EXECUTE,
-    .operands = {.count = back ? 3 : 1, .buffers = operands}, .results = {.count = 2, .buffers = made},
+    .operands = {.count = back ? 3 : 1, .buffers = operands}, .results = {.count = results, .buffers = made},
   };
-  int good = right("moments", one, jaxnet_moments, &frame, arrays, 2);
-  drop(&x), drop(&given), drop(&mean), drop(&first), drop(&second);
+  int good = right("moments", one, jaxnet_moments, &frame, arrays, results);
+  drop(&x), drop(&given), drop(&mean), drop(&first), drop(&second), drop(&power);
   return good;
 }
 

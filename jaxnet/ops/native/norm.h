@@ -93,7 +93,7 @@ typedef struct {
 
 enum { CACHED = 32768 }; /* numbers */
 
-static float number(const Moments *s, int64_t i) {
+static float float_at(const Moments *s, int64_t i) {
   uint32_t bits = s->half ? (uint32_t)((const uint16_t *)s->x)[i] << 16 : ((const uint32_t *)s->x)[i];
   float value;
   memcpy(&value, &bits, sizeof bits);
@@ -122,10 +122,10 @@ static void free_moments(Work *work) {
  * `power`, which is a power of two. */
 static void wide_moments(const Moments *s, int64_t f, float *total, float *other, float *power) {
   double sum = 0, square = 0;
-  for (int64_t r = 0; r < s->rows; r++) sum += number(s, r * s->features + f);
+  for (int64_t r = 0; r < s->rows; r++) sum += float_at(s, r * s->features + f);
   double mean = sum / (double)s->rows;
   for (int64_t r = 0; r < s->rows; r++) {
-    double centered = number(s, r * s->features + f) - mean;
+    double centered = float_at(s, r * s->features + f) - mean;
     square += centered * centered;
   }
   *power = 0x1p-88f; /* brings the largest floats to where their squares can be summed */
@@ -185,7 +185,7 @@ FfiError *jaxnet_moments(FfiCall *f) {
   s->work.chunks = MIN(rows, divide_up(rows * n, CACHED));
   s->sums = zeros((1 + 3 * s->work.chunks) * s->space, sizeof(float));
   s->shift = given ? in[2]->data : s->sums;
-  for (int64_t i = 0; s->sums && !given && i < n; i++) s->sums[i] = number(s, i);
+  for (int64_t i = 0; s->sums && !given && i < n; i++) s->sums[i] = float_at(s, i);
   int ok = s->sums && run_chunks(&s->work, f, threads_of(f));
   if (ok) add_moments(s, out[0]->data, out[1]->data, given ? NULL : out[2]->data);
   release(&s->work);
