@@ -19,6 +19,18 @@ def features(change):
     return "features.json", lambda words: json.dumps(json.loads(words) | change)
 
 
+def legacy(space="", **content):
+    """Features in the old form of TFDS: JSON in a string of JSON."""
+    return {
+        "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+        "jsonFeature": {"json": space + json.dumps(content)},
+    }
+
+
+def info(**change):
+    return "dataset_info.json", lambda words: json.dumps(json.loads(words) | change)
+
+
 def split(**change):
     def changed(words):
         info = json.loads(words)
@@ -28,18 +40,21 @@ def split(**change):
     return "dataset_info.json", changed
 
 
+TFDS = "tensorflow_datasets"
 STRANGE = {"type": "antigravity.Feature", "content": {}}
-LEGACY = {
-    "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
-    "jsonFeature": {"json": json.dumps({"a": STRANGE})},
-}
 
 
 @pytest.mark.parametrize(("file", "change", "words"), [
     (*features({"pythonClassName": "antigravity.Feature"}), "names 'antigravity.Feature'"),
     (*features({"pythonClassName": "tensorflow_datasets_.x.Feature"}), "is not a class of Tensor"),
     (*features(STRANGE), "names 'antigravity.Feature'"),
-    (*features(LEGACY), "names 'antigravity.Feature'"),
+    (*features(legacy(a=STRANGE)), "names 'antigravity.Feature'"),
+    (*features(legacy(" ", a=STRANGE)), "names 'antigravity.Feature'"),
+    (*features(legacy("\n\t", a=STRANGE)), "names 'antigravity.Feature'"),
+    (*features({"type": TFDS + "/../a.Feature"}), "names 'tensorflow_datasets/../a.Feature'"),
+    (*info(features={"pythonClassName": "antigravity.Feature"}), "names 'antigravity.Feature'"),
+    (*info(features=legacy(" ", a=STRANGE)), "names 'antigravity.Feature'"),
+    ("metadata.json", lambda words: '{"default_config_name": "../b"}', r"names '\.\./b'"),
     (*split(filepathTemplate="../../secret"), r"names '../../secret'.* or a file in this folder"),
     (*split(filepathTemplate="/etc/passwd"), "names '/etc/passwd'"),
     (*split(name="..\\train"), r"names '\.\..*train'"),
@@ -51,10 +66,19 @@ LEGACY = {
 def test_what_is_not_read(file, change, words, tfds_data_dir, tmp_path):
     shutil.copytree(f"{tfds_data_dir}/orl_faces", tmp_path / "orl_faces")
     file = tmp_path / "orl_faces/2.0.0" / file
-    file.write_text(change(file.read_text(errors="replace")))
+    before = file.read_text(errors="replace") if file.exists() else ""
+    file.write_text(change(before))
     with pytest.raises(ValueError, match=f"^tfds.load: {tmp_path}/orl_faces.*{words}"):
         jn.data.tfds.load("orl_faces", "train[:2]", data_dir=tmp_path)
     assert "antigravity" not in sys.modules
+
+
+def test_a_configuration_in_a_folder_of_a_folder(tfds_data_dir, tmp_path):
+    place = tmp_path / "orl_faces"
+    shutil.copytree(f"{tfds_data_dir}/orl_faces/2.0.0", place / "a/b/2.0.0")
+    (place / "a/b/2.0.0/features.json").write_text(json.dumps(STRANGE))
+    with pytest.raises(ValueError, match="a/b/2.0.0/features.json names 'antigravity.Feature'"):
+        jn.data.tfds.load("orl_faces", "train[:2]", data_dir=tmp_path)
 
 
 def test_prepared_and_read_back(site, tmp_path, monkeypatch):
