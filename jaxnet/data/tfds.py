@@ -6,7 +6,6 @@ MNIST, CIFAR-10, CamVid, Multi30k and the Free Spoken Digits are downloaded from
 prepared without TensorFlow, see `jaxnet.data.prepare`.
 """
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from jaxnet.data.builders import ORIGINS, base_name, datasets_package, folder
 from jaxnet.data.builders import prepared as prepared
 from jaxnet.data.builders.metadata import check_metadata, damaged
+from jaxnet.data.builders.records import decode_only_images
 from jaxnet.services.checks import check_options, check_type
 from jaxnet.services.progress import progress_bar
 
@@ -137,8 +137,7 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
         ) from error
     except Exception as error:  # of files that are missing, or cut short
         raise damaged(who, builder.data_dir, error) from error
-    # This silences a recommendation to install OpenCV.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    decode_only_images(builder.info.features)
     return source, builder
 
 
