@@ -26,7 +26,6 @@ import numpy as np
 
 import jaxnet as jn
 from jaxnet.interop import export
-from jaxnet.services.jax_versions import EXPLICIT_MESHES
 from jaxnet.training import append_log
 
 MODULE = "module_of_a_stranger"
@@ -150,14 +149,11 @@ class Reader:
       may: What may happen when it reads.
       why: Reason, if anything may.
       also: Further contents by a name and the path of a file.
-      strange: Whether it reads files of strangers, too.
     """
 
-    def __init__(
-        self, write, read, may: tuple = (), why: str = "", also: dict | None = None, strange=True
-    ):
+    def __init__(self, write, read, may: tuple = (), why: str = "", also: dict | None = None):
         self.write, self.read, self.may, self.why = write, read, may, why
-        self.also, self.strange = also or {}, strange
+        self.also = also or {}
 
     def cases(self, folder: Path) -> Iterator[tuple[str, Path]]:
         """Name and folder of the usual files, then of those with one file of a stranger."""
@@ -165,8 +161,6 @@ class Reader:
         usual.mkdir(parents=True)
         self.write(usual)
         yield "usual", usual
-        if not self.strange:
-            return
         cases = {}
         for path in sorted(usual.rglob("*")):
             if path.is_file() and path.suffix != ".lock":
@@ -387,9 +381,7 @@ def readers_of_training() -> dict[str, Reader]:
             why="it writes the log again, without what comes after the step",
         ),
         "profile.time_by_layer": Reader(
-            write_trace,
-            lambda folder: jn.profile.time_by_layer(profiled(), folder),
-            strange=EXPLICIT_MESHES,  # before JAX 0.8, its reader ends the process
+            write_trace, lambda folder: jn.profile.time_by_layer(profiled(), folder)
         ),
     }
 

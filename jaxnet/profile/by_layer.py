@@ -1,14 +1,14 @@
 """The cost and the time of a compiled program by layer, forward and backward."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 from jaxnet.profile.program import Program, bytes_of, flops_of, layer_of, parse
-from jaxnet.services.files import file_path
+from jaxnet.profile.trace import Event, events
+from jaxnet.services.files import file_path, readable
 from jaxnet.services.table import Number, Table, Tabular, size_of
 from jaxnet.services.trees import Path, nested
 
@@ -214,16 +214,14 @@ def _durations(
     program: Program, module: str, file: FilePath
 ) -> tuple[dict[Path, list[float]], int]:
     """Return milliseconds of each layer, forward and backward, and the number of runs."""
-    from jax.profiler import ProfileData
-
     names = {name for part in program.computations.values() for name in part}
     instructions = {
         run.instruction.name: run.instruction for run in program.runs() if not run.fused
     }
     by_path: dict[Path, list[float]] = {}
     runs = set()
-    for stats, duration in _events(ProfileData.from_file(str(file))):
-        if stats.get("hlo_module") != module:
+    for stats, duration in _events(file):
+        if stats.get("hlo_module") != module or "hlo_op" not in stats:
             continue
         name = str(stats["hlo_op"])
         if name not in names:
@@ -243,16 +241,11 @@ def _durations(
     return by_path, len(runs)
 
 
-def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
-    for plane in profile.planes:
-        for line in plane.lines:
-            for event in line.events:
-                # The first access causes a warning on JAX 0.12, which ends the process if warnings
-                # are errors.
-                with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-                    stats = dict(event.stats)
-                if "hlo_op" in stats:
-                    yield stats, event.duration_ns
+def _events(file: FilePath) -> Iterator[Event]:
+    try:
+        yield from events(readable("time_by_layer", file).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"time_by_layer: {file}: {error}") from None
 
 
 def program_text(who: str, compiled: Any) -> str:

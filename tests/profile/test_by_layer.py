@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-from types import SimpleNamespace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +13,7 @@ from jaxnet.ops.native import instructions
 from jaxnet.profile import cost_by_layer, time_by_layer
 from jaxnet.profile.by_layer import LayerTime, LayerTimes
 from jaxnet.profile.program import layer_of, parse
+from jaxnet.profile.trace import Event
 
 spec = jn.spec
 pytestmark = pytest.mark.usefixtures("names_are_those_of_this_program")
@@ -147,15 +146,10 @@ assert jn.profile.time_by_layer(run, folder).runs == 1
 
 @pytest.mark.slow
 def test_a_trace_is_read_if_warnings_are_errors(tmp_path):
-    """JAX 0.12 ends the process at the first warning, so this needs a process of its own."""
+    """The reader of JAX 0.12 ends the process, so this needs a process of its own."""
     command = [sys.executable, "-W", "error", "-c", f"folder = {str(tmp_path)!r}\n{READ}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-class Event(NamedTuple):
-    stats: dict
-    duration_ns: float
 
 
 def test_durations_are_added_by_layer_and_divided_by_runs(tmp_path, monkeypatch):
@@ -172,9 +166,8 @@ def test_durations_are_added_by_layer_and_divided_by_runs(tmp_path, monkeypatch)
         for i in range(2)
         for name, ns in durations.items()
     ]
-    line = SimpleNamespace(events=[*events, Event({}, 1e9)])  # the last is of no program
-    profile = SimpleNamespace(planes=[SimpleNamespace(lines=[line])])
-    monkeypatch.setattr(jax.profiler.ProfileData, "from_file", lambda path: profile)
+    events.append(Event({}, 1e9))  # of no program
+    monkeypatch.setattr("jaxnet.profile.by_layer.events", lambda data: events)
     (tmp_path / "a.xplane.pb").write_bytes(b"")
     times = time_by_layer(compiled, tmp_path)
     layers = {one.name: layer_of(program.origin(one))[0] for one in known}
