@@ -5,7 +5,6 @@ The features of a wave are an array (frames, features); `pad` and `bucketed` mak
 of such arrays.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -319,13 +318,17 @@ def _features(
     waves = [_check_wave(who, i, wave, size) for i, wave in enumerate(waves)]
     librosa = extra("librosa", "librosa", who, "speech")
     points = 2 ** (2 * size - 1).bit_length()  # fine enough to resolve the lowest bands
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # empty bands raise below
-        triangles = librosa.filters.mel(sr=rate, n_fft=points, n_mels=bands)
-    if not triangles.any(1).all():
+    # librosa would warn of an empty band. A band reaches from the middle of the one below to the
+    # middle of the one above.
+    edges = librosa.mel_frequencies(bands + 2, fmax=rate / 2)  # (bands + 2,)
+    known = librosa.fft_frequencies(sr=rate, n_fft=points)  # (frequencies,)
+    inside = (edges[:-2, None] < known) & (known < edges[2:, None])  # (bands, frequencies)
+    if not inside.any(1).all():
         raise ValueError(
             f"{who}: {bands} bands are too many for windows of {size} samples: some contain no "
             "frequency; use fewer bands or a longer window"
         )
+    triangles = librosa.filters.mel(sr=rate, n_fft=points, n_mels=bands)
 
     def of_wave(wave: np.ndarray) -> np.ndarray:
         before = (points - size) // 2  # librosa centers the window

@@ -2,7 +2,6 @@
 
 import itertools
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from jaxnet.services.jaxprs import depends_on
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, differences, flat, floats_of, with_floats
+from jaxnet.services.warn import without_warnings
 from jaxnet.training import memory
 from jaxnet.training.axes import axes_hint
 from jaxnet.training.objective import averaged, supervised_in
@@ -175,7 +175,7 @@ def _trials(trial: Callable[..., _Trial], train_state: TrainState, batches: tupl
     """Make a step on each batch, each from `train_state`."""
     trials = []
     for i, batch in enumerate(batches):
-        with warnings.catch_warnings(action="ignore"):  # the findings replace those of a step
+        with without_warnings():  # the findings replace those of a step
             now = train_state._replace(key=jax.random.clone(train_state.key))
             trials.append(jax.device_get(trial(now, jax.random.key(i), batch)))
     return trials

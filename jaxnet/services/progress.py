@@ -1,7 +1,7 @@
 """Progress bars, silent in files and tests."""
 
 import sys
-import warnings
+from importlib.util import find_spec
 from typing import Any
 
 from jaxnet.services.checks import check_options
@@ -22,8 +22,11 @@ def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str =
       ...         _ = bar.update(1)
     """
     check_options(title, progress=wanted)
-    with warnings.catch_warnings(action="ignore"):  # tqdm warns if a notebook lacks widgets
-        from tqdm.auto import tqdm
+    # `tqdm.auto` would warn if a notebook lacks widgets, and changes the filters of warnings.
+    if in_notebook() and find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm
+    else:
+        from tqdm import tqdm
     error = sys.stderr  # None in a service or a program without a console
     terminal = error is not None and not error.closed and error.isatty()
     seen = wanted and (in_notebook() or terminal)

@@ -4,7 +4,8 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 
@@ -16,6 +17,24 @@ _OURS = (
     *(f"{path.parent}{os.sep}" for path in (Path(__file__).parent, Path(jax.__file__))),
     contextlib.__file__,
 )
+# Whether `warn` does nothing. The filters of Python's warnings belong to the whole process: if two
+# threads change them by `warnings.catch_warnings`, they stay changed.
+_silent = ContextVar("_silent", default=False)
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Let `warn` do nothing in the block, in this thread alone.
+
+    Example:
+      >>> with without_warnings():
+      ...     warn("nobody reads this")
+    """
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def warn(message: str) -> None:
@@ -32,6 +51,8 @@ def warn(message: str) -> None:
       >>> caught[0].category.__name__, str(caught[0].message)
       ('UserWarning', 'step: is compiled again')
     """
+    if _silent.get():
+        return
     level, _ = _line_of_user()
     warnings.warn(message, stacklevel=level)
 

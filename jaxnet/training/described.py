@@ -4,7 +4,6 @@ The description is JSON, part of `Epoch.position`, and costs milliseconds once p
 """
 
 import re
-import warnings
 import zlib
 from typing import Any
 
@@ -15,7 +14,7 @@ import optax
 
 from jaxnet.core import Layer
 from jaxnet.services.trees import PyTree, describe, flat
-from jaxnet.services.warn import warn
+from jaxnet.services.warn import warn, without_warnings
 from jaxnet.training.objective import Supervised, objectives_in
 from jaxnet.training.trainer import Trainer
 
@@ -153,7 +152,7 @@ def _computed(optimizer: optax.GradientTransformation | None) -> list[Any] | Non
         return optax.with_extra_args_support(optimizer).update(grads, state, params, **extra)
 
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with without_warnings():
             state = jax.eval_shape(optimizer.init, params)
             words = str(jax.make_jaxpr(update)(params, state, params))
     except Exception:  # a user's optimizer may raise anything for other params

@@ -516,8 +516,7 @@ def test_inside_vmap(float32_net):
 
 @pytest.mark.slow
 def test_the_bar_counts_tokens(float32_net, monkeypatch, capsys):
-    monkeypatch.setattr("jaxnet.services.progress.in_notebook", lambda: True)
-    monkeypatch.setattr("tqdm.auto.tqdm", __import__("tqdm").tqdm)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     generate(*float32_net, PROMPTS, length=20, temperature=0)
     assert "token/s" in capsys.readouterr().err
 
