@@ -8,11 +8,10 @@ TensorFlow; TensorFlow Datasets prepares the other datasets, and needs TensorFlo
 
 import argparse
 import importlib
-import io
 import shutil
 import sys
 import tempfile
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,9 +72,9 @@ def prepare(who: str, name: str, place: Path) -> None:
             make = BUILDERS[base].builder() if base in BUILDERS else partial(tfds.builder, name)
             builder = make(data_dir=place, file_format="array_record")
             config = tfds.download.DownloadConfig(try_download_gcs=False)
-            # TensorFlow Datasets prints a line without the size.
-            with redirect_stdout(io.StringIO()):
-                builder.download_and_prepare(download_dir=downloads, download_config=config)
+            # TensorFlow Datasets prints lines without the size.
+            builder._log_download_bytes = builder._log_download_done = _say_nothing
+            builder.download_and_prepare(download_dir=downloads, download_config=config)
     except Exception as error:  # TensorFlow Datasets raises errors of many types
         if str(error).startswith((f"{who}:", *(f"{name}:" for name in BUILDERS))):
             raise
@@ -89,6 +88,10 @@ def prepare(who: str, name: str, place: Path) -> None:
             (place / base).rmdir()
             if new:
                 place.rmdir()
+
+
+def _say_nothing() -> None:
+    pass
 
 
 def _check_catalog(who: str, name: str, tfds: Any) -> None:
