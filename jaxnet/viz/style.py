@@ -1,6 +1,7 @@
 """The style, size and layout shared by all figures, and saving."""
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,11 +22,16 @@ else:
 
 # Okabe and Ito 2008, "Color universal design": distinguishable with color blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Settings of matplotlib belong to the process. If two threads changed them at once, the one that
+# ends last would restore what the other has set.
+_styling = threading.RLock()
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Use the style of jaxnet, as a context or a decorator; the global style does not change.
+    """Use the style of jaxnet, as a context or a decorator; afterwards, the style is as before.
+
+    Threads wait for each other here.
 
     Raises:
       ImportError: If matplotlib is not installed.
@@ -40,7 +46,7 @@ def styled() -> Iterator[None]:
     extra("matplotlib.figure", "matplotlib", "jaxnet.viz", "viz")
     from matplotlib import rc_context
 
-    with rc_context(fname=Path(__file__).parent / "jaxnet.mplstyle"):
+    with _styling, rc_context(fname=Path(__file__).parent / "jaxnet.mplstyle"):
         yield
 
 
