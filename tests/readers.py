@@ -211,7 +211,7 @@ def read_checkpoints(folder: Path) -> Any:
 def write_image(folder: Path) -> None:
     from PIL import Image
 
-    (folder / "class").mkdir()
+    (folder / "class").mkdir(parents=True)
     pages = [Image.fromarray(np.full((4, 5), i, np.uint8)) for i in range(2)]
     pages[0].save(folder / "class/image.png")
     pages[0].save(folder / "class/image.tif", save_all=True, append_images=pages[1:])

@@ -54,7 +54,8 @@ def reuse_memory(keep: bool = True) -> bool:
     which cannot hold programs so divided. It also makes JAX run programs on the calling thread,
     whose heap can grow (`jax_cpu_enable_async_dispatch`). This makes steps of less than a
     millisecond slower, by about 0.04 ms each. Call it once, before the first computation; it holds
-    for the whole process. Nothing else in the library changes settings of the process.
+    for the whole process. Apart from this, only an open `jn.Checkpoints` changes settings of the
+    process: what SIGTERM and SIGHUP do, until it is closed.
 
     Args:
       keep: Whether to keep memory. False gives what is free back to the system, and restores the

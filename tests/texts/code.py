@@ -215,6 +215,41 @@ def code_keeps_the_promises_of_security(text):
             yield from {called} & NEVER_CALLED | named & {"allow_pickle"}
 
 
+# What changes the whole process, so that threads undo or keep each other's changes.
+CHANGES_THE_PROCESS = {
+    "addHandler", "basicConfig", "catch_warnings", "chdir", "filterwarnings", "putenv",
+    "redirect_stderr", "redirect_stdout", "resetwarnings", "set_printoptions", "setLevel",
+    "seterr", "setrecursionlimit", "simplefilter",
+}  # fmt: skip
+CHANGERS = {"jax.config.update", "np.random.seed", "random.seed", "signal.signal"}
+# `jn.reuse_memory` and an open `Checkpoints` say so in their docstrings.
+MAY_CHANGE = {"memory.py": "jax.config.update", "preemption.py": "signal.signal"}
+
+
+@rule(
+    library,
+    "with warnings.catch_warnings(): pass",
+    "os.chdir(folder)",
+    "logging.getLogger().setLevel(0)",
+    "jax.config.update('jax_enable_x64', True)",
+    "np.random.seed(0)",
+    "os.environ['A'] = 'b'",
+    fine=("jax.random.key(3)", at("jaxnet/training/memory.py", "jax.config.update(a, b)")),
+)
+def the_process_is_left_as_it_is(text):
+    """`tests/test_process.py` looks at the process itself."""
+    for node in text.nodes:
+        if isinstance(node, ast.Assign):
+            yield from (t for t in map(ast.unparse, node.targets) if t.startswith("os.environ"))
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        forbidden = called.split(".")[-1] in CHANGES_THE_PROCESS
+        if forbidden or called in CHANGERS:
+            if called != MAY_CHANGE.get(text.path.name):
+                yield called
+
+
 @rule(
     "jaxnet/**/*.py experiments/**/*.py tools/**/*.py colab/**/*.py",
     "from PIL import Image\nImage.open(file)",
