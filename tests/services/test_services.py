@@ -275,3 +275,9 @@ def test_examples_of_wrapped_functions_run():
     module = importlib.import_module(jn.dense.__module__)
     found = [test.name for test in doctest.DocTestFinder().find(module) if test.examples]
     assert "jaxnet.layers.dense.dense" in found
+
+
+def test_a_silent_bar_has_no_finalizer():
+    """Python forgets a Ctrl-C that comes in `__del__`, and training went on."""
+    bar = progress_bar(3, "counting", wanted=False)
+    assert bar.disable and not hasattr(type(bar), "__del__")
