@@ -329,18 +329,19 @@ def _warp(
     x: dict[str, Any], matrix: jax.Array, center: jax.Array, displacements: Any = 0.0
 ) -> dict[str, Any]:
     n, *sides, _ = x["image"].shape
-    size = jnp.array(sides)
+    space = "xyzuvw"[: len(sides)]
+    size = jnp.array(sides).reshape(*[1] * len(sides), -1)
     grid = jnp.stack(jnp.meshgrid(*map(jnp.arange, sides), indexing="ij"), -1)
     offset = grid - (size - 1) / 2  # (*sides, axes), from the center
     # The inverse goes from the result to the image.
-    source = jnp.einsum("nij,...j->n...i", small_inverse(matrix), offset)
+    source = jnp.einsum(f"nij,{space}j->n{space}i", small_inverse(matrix), offset)
     source = source + center.reshape(n, *[1] * len(sides), -1)
-    source = source + (size - 1) / 2 + displacements  # (batch, *sides, axes)
+    source = source + (size - 1)[None] / 2 + displacements  # (batch, *sides, axes)
     out = x | {"image": jax.vmap(_bilinear)(x["image"], source)}
     if "mask" in x:
         out["mask"] = jax.vmap(_nearest)(x["mask"], source)
     if "boxes" in x:
-        out["boxes"] = _warp_boxes(x["boxes"], matrix, center, size)
+        out["boxes"] = _warp_boxes(x["boxes"], matrix, center, size.reshape(1, 1, 1, -1))
     return out
 
 

@@ -56,7 +56,8 @@ def small_inverse(a: jax.Array) -> jax.Array:
       [[0.75, -0.5], [-0.25, 0.5]]
     """
     n = a.shape[-1]
-    rows = [[a[..., i, j] for j in range(n)] for i in range(n)]
+    # Unpacked, since on an explicit mesh indices with ... would lose the sharding of the batch.
+    rows = [list(row) for row in jnp.moveaxis(a, (-2, -1), (0, 1))]
     adjugate = jnp.array([[_cofactor(rows, j, i) for j in range(n)] for i in range(n)])
     inverse = adjugate / _determinant(rows)[None, None]
     return jnp.moveaxis(inverse, (0, 1), (-2, -1))
