@@ -22,7 +22,13 @@ from jaxnet.services.warn import without_warnings
 from jaxnet.training import memory
 from jaxnet.training.axes import axes_hint
 from jaxnet.training.objective import averaged, supervised_in
-from jaxnet.training.ranges import HIGH_LOSS, pixel_hint, takes_logits, values_of
+from jaxnet.training.ranges import (
+    HIGH_LOSS,
+    pixel_hint,
+    pixel_sentence,
+    takes_logits,
+    values_of,
+)
 from jaxnet.training.train_state import TrainState, check_train_state
 from jaxnet.training.trainer import Trainer
 from jaxnet.training.watch import explain_reuse
@@ -431,7 +437,7 @@ def _pixels(objective: Layer, trials: list[_Trial], batch: PyTree) -> list[str]:
     if parts is None or not first > HIGH_LOSS:
         return []
     hint = pixel_hint(parts.split(batch)[0])
-    return [f"the first loss is {first:.4g}, and {hint}: write x / 255"] if hint else []
+    return [pixel_sentence(first, hint)] if hint else []
 
 
 def _in_unit_interval(y: PyTree) -> bool:

@@ -1,6 +1,7 @@
 """The program of a net in evaluation, traced once for all that is read from it."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,37 +14,43 @@ from jaxnet.training.objective_trace import trace_or_none
 PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61)
 
 
-class EvaluationTrace(NamedTuple):
-    """A traced net.
-
-    Fields:
-      program: Jaxpr of its outputs; None if the net has inputs without an axis of examples, or
-        raises.
-      examples: Batch size, which divides no other size of the net: so an axis of examples is known
-        by its size.
-    """
-
-    program: Any
-    examples: int
-
-
-def evaluation_trace(net: Layer, params: Params, state: State, x: PyTree) -> EvaluationTrace:
-    """Return the trace of a net's outputs, made once for each net and shapes.
+def read_from_trace(
+    read: Callable[[Any, int], str], net: Layer, params: Params, state: State, x: PyTree
+) -> str:
+    """Return what a function reads from the trace of a net's outputs; each net is read once.
 
     Args:
+      read: Function of the jaxpr of the outputs and of its batch size, which divides no other size
+        of the net: so an axis of examples is known by its size.
       net: Any layer.
       params, state: Its params and state, or their shapes.
       x: Its input, batch axis first, or the shapes of it; the number of examples does not count.
 
+    Returns:
+      What `read` returns; "" if an input has no axis of examples, or the net raises.
+
     Example:
       >>> net, x = jn.dense(4), jn.spec((2, 3))
-      >>> evaluation_trace(net, *net.init(jax.random.key(0), x), x).examples
-      11
+      >>> shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+      >>> read_from_trace(lambda program, examples: f"a batch of {examples}", net, *shapes, x)
+      'a batch of 11'
     """
-    one_batch = shapes_of(x)
-    if any(not leaf.shape for leaf in jax.tree.leaves(one_batch)):
-        return EvaluationTrace(None, 0)
-    examples = _batch_size(params, state, one_batch)
+    inputs = shapes_of(x)
+    if any(not leaf.shape for leaf in jax.tree.leaves(inputs)):
+        return ""
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
+    memo, key = memo_of(net.apply), signature((params, state, one))
+
+    def read_once() -> str:
+        program, examples = memo.of(("trace", key), lambda: _traced(net, params, state, inputs))
+        return "" if program is None else read(program, examples)
+
+    return memo.of((read, key), read_once)
+
+
+def _traced(net: Layer, params: Params, state: State, inputs: PyTree) -> tuple[Any, int]:
+    """Return the jaxpr of a net's outputs, None if it raises, and its batch size."""
+    examples = _batch_size(params, state, inputs)
 
     def resized(leaf: Any) -> Any:
         return jax.ShapeDtypeStruct((examples, *leaf.shape[1:]), leaf.dtype)
@@ -52,12 +59,8 @@ def evaluation_trace(net: Layer, params: Params, state: State, x: PyTree) -> Eva
         y, _ = net.apply(params, state, x)
         return y
 
-    shapes = *shapes_of((params, state)), jax.tree.map(resized, one_batch)
-
-    def trace() -> EvaluationTrace:
-        return EvaluationTrace(trace_or_none(jax.make_jaxpr(outputs), *shapes), examples)
-
-    return memo_of(net.apply).of(("evaluation", signature(shapes)), trace)
+    shapes = *shapes_of((params, state)), jax.tree.map(resized, inputs)
+    return trace_or_none(jax.make_jaxpr(outputs), *shapes), examples
 
 
 def _batch_size(params: Params, state: State, x: PyTree) -> int:

@@ -12,7 +12,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.services.jaxprs import follow
 from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import warn
-from jaxnet.training.evaluation_trace import evaluation_trace
+from jaxnet.training.evaluation_trace import read_from_trace
 from jaxnet.training.objective import supervised_in
 
 # What combines numbers along an axis, in words, and where its equation says which axes.
@@ -45,8 +45,7 @@ def mixing_hint(net: Layer, params: Params, state: State, x: PyTree) -> str:
       >>> mixing_hint(net, *net.init(jax.random.key(0), x), x)
       'a sum over axis 0 of (batch, 4)'
     """
-    program, examples = evaluation_trace(net, params, state, x)
-    return "" if program is None else _first_mixing(program, examples)
+    return read_from_trace(_first_mixing, net, params, state, x)
 
 
 def _first_mixing(program: Any, examples: int) -> str:

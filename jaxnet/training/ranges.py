@@ -12,7 +12,7 @@ from jaxnet.services.checks import concrete_values
 from jaxnet.services.jaxprs import follow
 from jaxnet.services.trees import PyTree, memo_of, shapes_of
 from jaxnet.services.warn import warn
-from jaxnet.training.evaluation_trace import evaluation_trace
+from jaxnet.training.evaluation_trace import read_from_trace
 from jaxnet.training.objective import Supervised, supervised_in
 
 # What leaves the numbers of an array as they are.
@@ -40,8 +40,11 @@ def last_function(net: Layer, params: Params, state: State, x: PyTree) -> str:
       >>> last_function(net, *net.init(jax.random.key(0), x), x)
       'a softmax'
     """
-    program, _ = evaluation_trace(net, params, state, x)
-    if program is None or len(program.jaxpr.outvars) != 1:
+    return read_from_trace(_last_function, net, params, state, x)
+
+
+def _last_function(program: Any, examples: int) -> str:
+    if len(program.jaxpr.outvars) != 1:
         return ""
     (fact,) = follow(program, [""] * len(program.jaxpr.invars), _rule, "")
     return fact if fact.startswith("a ") else ""
@@ -127,8 +130,8 @@ def check_probabilities(
         if found:
             warn(
                 f"{who}: the net ends in {function}, but {parts.loss.kind} takes logits and "
-                "applies its own, so it cannot fall far. Leave the function out of the net, and "
-                "apply it to the outputs of jn.predict for probabilities"
+                "applies its own, so the loss cannot fall far. Leave the function out of the net. "
+                "For probabilities, apply it to the outputs of jn.predict"
             )
         return found
 
@@ -140,7 +143,7 @@ def pixel_hint(x: PyTree) -> str:
 
     Example:
       >>> pixel_hint(np.arange(256.0).reshape(4, 8, 8))
-      'x holds whole numbers from 0 to 255, as of pixels'
+      'x holds whole numbers from 0 to 255, like pixels'
     """
     for leaf in jax.tree.leaves(x):
         values = concrete_values(leaf)
@@ -151,7 +154,7 @@ def pixel_hint(x: PyTree) -> str:
         values = values[: 8 * EXAMPLES]
         least, most = values.min(), values.max()
         if least >= 0 and LEAST_OF_PIXELS <= most <= MOST_OF_PIXELS and (values % 1 == 0).all():
-            return f"x holds whole numbers from {least:g} to {most:g}, as of pixels"
+            return f"x holds whole numbers from {least:g} to {most:g}, like pixels"
     return ""
 
 
@@ -172,4 +175,14 @@ def warn_pixels(who: str, objective: Layer | None, loss: float) -> None:
     if parts is None or not loss > HIGH_LOSS:
         return
     if hint := memo_of(parts.net.apply).of(PIXELS, str):
-        warn(f"{who}: the first loss is {loss:.4g}, and {hint}: write x / 255")
+        warn(f"{who}: {pixel_sentence(loss, hint)}")
+
+
+def pixel_sentence(loss: float, hint: str) -> str:
+    """Return what to say of a hint if the first loss is high.
+
+    Example:
+      >>> pixel_sentence(55.34, "x holds pixels")
+      'the first loss is 55.34, and x holds pixels: write x / 255'
+    """
+    return f"the first loss is {loss:.4g}, and {hint}: write x / 255"

@@ -4,26 +4,36 @@ import jax
 import jax.numpy as jnp
 
 import jaxnet as jn
-from jaxnet.training.evaluation_trace import evaluation_trace
+from jaxnet.training.evaluation_trace import read_from_trace
 
 
 def shapes(net, x):
     return jax.eval_shape(net.init, jax.random.key(0), x)
 
 
-def test_one_trace_for_all_numbers_of_examples():
+def test_each_net_is_traced_and_read_once_for_all_numbers_of_examples():
     net, x = jn.dense(4), jn.spec((2, 3))
-    given = shapes(net, x)
-    one = evaluation_trace(net, *given, x)
-    assert one is evaluation_trace(net, *given, jn.spec((9, 3)))
-    assert one is not evaluation_trace(net, *given, jn.spec((2, 3), jnp.bfloat16))
+    given, programs = shapes(net, x), []
+
+    def read(program, examples):
+        programs.append(program)
+        return str(examples)
+
+    def read_again(program, examples):
+        return str(program is programs[0])
+
+    assert read_from_trace(read, net, *given, x) == "11"
+    assert read_from_trace(read, net, *given, jn.spec((9, 3))) == "11" and len(programs) == 1
+    assert read_from_trace(read_again, net, *given, x) == "True"
+    read_from_trace(read, net, *given, jn.spec((2, 3), jnp.bfloat16))
+    assert len(programs) == 2 and programs[0] is not programs[1]
 
 
 def test_the_batch_size_divides_no_other_size():
     net, x = jn.serial(jn.dense(22), jn.dense(13)), jn.spec((2, 17))
-    assert evaluation_trace(net, *shapes(net, x), x).examples == 19
+    assert read_from_trace(lambda _, examples: str(examples), net, *shapes(net, x), x) == "19"
 
 
 def test_what_has_no_examples_has_no_trace():
     net = jn.stateless(lambda key, x: {}, lambda p, x: x, "scalar")
-    assert evaluation_trace(net, {}, {}, jn.spec(())).program is None
+    assert read_from_trace(lambda *_: "read", net, {}, {}, jn.spec(())) == ""

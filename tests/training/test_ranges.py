@@ -128,7 +128,7 @@ def test_pixels_from_0_to_255_are_said_where_the_loss_is_high(data, call):
 
     (message,) = [text for text in said(run) if "pixels" in text]
     assert message.startswith(f"{call}: the first loss is ")
-    assert "x holds whole numbers from 0 to 255, as of pixels: write x / 255" in message
+    assert "x holds whole numbers from 0 to 255, like pixels: write x / 255" in message
 
 
 def test_the_doctor_says_both():
