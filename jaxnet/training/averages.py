@@ -100,7 +100,7 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
 
         # Not beyond the last integer: a negative count would start the average anew.
         return updates, EmaState(
-            step=jnp.maximum(step, step + 1), ema=jax.tree.map(mixed, state.ema, new)
+            step=jnp.asarray(optax.safe_increment(step)), ema=jax.tree.map(mixed, state.ema, new)
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

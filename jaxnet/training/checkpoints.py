@@ -329,6 +329,11 @@ class Checkpoints:
     def _half(self, step: int) -> Path:
         return self.folder / f"{step}{HALF}"
 
+    def _files(self, step: int) -> list[Path]:
+        """Return the files of all processes in the folder in which a step is written."""
+        half = self._half(step)
+        return [stored.file_of(half, process) for process in range(jax.process_count())]
+
     def _begin(self, step: int) -> None:
         """Create the folder in which all processes write a step."""
         # An earlier save may have been interrupted by Ctrl-C.
@@ -341,7 +346,7 @@ class Checkpoints:
         half, path = self._half(step), self.folder / str(step)
         if path.is_dir():  # it was named, and Ctrl-C came before that was noted
             return
-        files = [stored.file_of(half, process) for process in range(jax.process_count())]
+        files = self._files(step)
         try:
             with self._telling(step):
                 write_file(
@@ -403,8 +408,7 @@ class Checkpoints:
 
     def _check_shared(self, step: int) -> None:
         """Raise unless this process sees the files of all, which have written them."""
-        half = self._half(step)
-        files = [stored.file_of(half, process) for process in range(jax.process_count())]
+        half, files = self._half(step), self._files(step)
         end = time.monotonic() + SEEN
         while missing := [i for i, file in enumerate(files) if not file.exists()]:
             if time.monotonic() > end:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxnet.core import Layer, transformed
 from jaxnet.core.run import SOWN
@@ -110,7 +111,7 @@ def _moved(target: Any, params: PyTree, decay: float | Callable[[jax.Array], Any
 
     moved = jax.tree.map(mix, target["params"], params)
     # Not beyond the last integer: a negative count would start the average anew.
-    return target | {"params": moved, "step": jnp.maximum(step, step + 1)}
+    return target | {"params": moved, "step": optax.safe_increment(step)}
 
 
 def _pair(pair: PyTree) -> tuple[PyTree, PyTree]:

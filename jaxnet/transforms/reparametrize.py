@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, child_key, transformed
 from jaxnet.ops import at_least_float32, broadcast
-from jaxnet.ops.scaling import length, within_range
+from jaxnet.ops.scaling import length, powers, root, within_range
 from jaxnet.services.checks import at_least, within
 from jaxnet.services.nodes import materialized
 from jaxnet.services.paths import is_kernel
@@ -184,8 +184,9 @@ def _join(params: Params) -> Params:
         g = entry["g"]
         v = at_least_float32(entry["v"])
         # The quotient's gradient has the square of the length, which must be a float.
-        v, _ = within_range(v, _axes_of_length(v, g.ndim - 1))
-        norm = _norm(v, g.ndim - 1)
+        axes = _axes_of_length(v, g.ndim - 1)
+        v, _ = within_range(v, axes)
+        norm = root(powers(v).sum(axes))
         # If v is 0, the quotient is undefined: the quotient and its gradient are set to 0.
         positive = norm > 0
         factor = jnp.where(positive, g / jnp.where(positive, norm, 1), 0)
