@@ -19,6 +19,7 @@ How a batch travels, for `for epoch in jn.fit(trainer, train_state, data, evalua
 """
 
 from jaxnet.training.epoch import Position as Position
+from jaxnet.training.interrupts import recover as recover
 from jaxnet.training.log import append_log as append_log
 from jaxnet.training.objective import learning_rule as learning_rule
 from jaxnet.training.objective import truncated_bptt as truncated_bptt

@@ -1,5 +1,6 @@
 """Watch a run: recompilation, state never updated, values that are not finite, reuse."""
 
+import sys
 from contextlib import ContextDecorator
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.services.checks import explain_memory, explain_spent, is_traced
 from jaxnet.services.trees import PyTree, differences, flat
 from jaxnet.services.warn import warn
+from jaxnet.training.interrupts import give, recover
 from jaxnet.training.loss_scale import LossScale
 from jaxnet.training.objective import supervised_in
 from jaxnet.training.ranges import warn_pixels
@@ -237,6 +239,8 @@ class explain_reuse(ContextDecorator):
     def __enter__(self) -> None: ...
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        if error is not None and "has been deleted" in str(error):
+            give(error, recover(getattr(sys, "last_value", None)))
         explain_spent(error)
         explain_memory(error)
         if error and ("Gloo" in str(error) or "NCCL" in str(error)):

@@ -26,7 +26,9 @@ def explain_spent(error: BaseException | None) -> None:
         "train_states that stay valid, and jn.trainer(..., donate=False) keeps the one that a step "
         "was given"
     )
-    if error and "has been deleted" in str(error) and note not in getattr(error, "__notes__", ()):
+    if error is None or "has been deleted" not in str(error):
+        return
+    if note not in getattr(error, "__notes__", ()) and not hasattr(error, "train_state"):
         error.add_note(note)
 
 
