@@ -14,7 +14,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.decoding.filters import changed, check_filters, filter_logits, latest
 from jaxnet.decoding.nets import inputs_of, model_of, row_of, with_inputs
 from jaxnet.ops.precision import at_least_float32
-from jaxnet.services import checks
+from jaxnet.services import checks, preemption
 from jaxnet.services.checks.keywords import instead
 from jaxnet.services.jaxprs import split
 from jaxnet.services.meshes import on_auto_axes
@@ -169,7 +169,7 @@ def generate(
     traced = checks.is_traced(start)
     total = len(start.last) * length
     with progress_bar(total, "generate", progress and not traced, unit="token") as bar:
-        pace = length if bar.disable else 16
+        pace = length if bar.disable and not preemption.listens() else 16
         for run in _steps(start, advance, length, pace):
             if not bar.disable:
                 written = int(np.asarray(run.written).sum())
@@ -371,6 +371,7 @@ def _padded(rows: Any, columns: int) -> Any:
 def _steps(run: _Run, advance: Callable, length: int, pace: int) -> Iterator[_Run]:
     """Yield the run after every `pace` tokens, until every row has stopped."""
     for bound in range(pace, length + pace, pace):
+        preemption.leave("generate", "what was written is lost")
         run = advance(run, min(bound, length))
         yield run
         if bound < length:

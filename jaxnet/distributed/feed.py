@@ -1,6 +1,8 @@
 """Batches of a loader on a mesh, read and moved ahead of their use."""
 
 import atexit
+import sys
+import time
 from _thread import get_ident, start_new_thread  # a Thread waits, with locks, for its start
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -13,7 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.distributed.rules import put_silently
 from jaxnet.services.checks import at_least
-from jaxnet.services.peers import WAITS, agree, events, heard, shapes, told
+from jaxnet.services import peers
+from jaxnet.services.peers import agree, events, heard, shapes, told
+from jaxnet.services.preemption import soon_asked
 from jaxnet.services.trees import PyTree
 
 
@@ -129,7 +133,11 @@ class _Ahead:
         sent, self._sent = self._sent, None
         if sent is None:
             sent = self._tell(WAITING)
+        since = time.monotonic()
         while sent is not None and not self._heard(sent):
+            if since and time.monotonic() > since + peers.SAID:
+                print("feed: some process still waits for its loader", file=sys.stderr, flush=True)
+                since = 0
             sent = self._tell(WAITING)
         batch, state = self._next or self._take(None)
         self._next = None
@@ -151,12 +159,17 @@ class _Ahead:
         return item
 
     def _heard(self, sent: Any) -> bool:
+        at_end = self._next is not None and self._next[1] is _END
+        raised = at_end and _why(self._shared) != ENDED
         try:
-            return heard(f"feed, batch {self._count + 1}", self._mesh, sent)
+            answer = heard(f"feed, batch {self._count + 1}", sent)
         except RuntimeError:
-            if self._next and self._next[1] is _END and _why(self._shared) != "ended":
+            if raised:
                 return True  # the loader's own error, which follows, says why
             raise
+        if answer.stops and not raised:
+            raise peers.Stopped
+        return answer.same or answer.stops
 
     def _tell(self, timeout: float) -> Any:
         """Tell the other processes of the next batch; None if there are none."""
@@ -166,10 +179,13 @@ class _Ahead:
             with suppress(Empty):
                 self._next = self._take(timeout)
         if self._next is None:
-            return told(self._mesh, WAITS)
+            return told(self._mesh, peers.WAITS)
         batch, state = self._next
         if state is _END:
-            words = f"has no further batch, its loader {_why(self._shared)}"
+            why = _why(self._shared)
+            words = f"has no further batch, its loader {why}"
+            if why != ENDED and soon_asked():  # the signal may have ended the loader's workers too
+                words = peers.STOPS
         else:
             words = f"takes {shapes(batch)}"
         return told(self._mesh, words)
@@ -190,6 +206,7 @@ class _Ahead:
 
 
 _END = object()
+ENDED = "ended"
 WAITING = 5  # seconds in which a process with a slow loader says that it waits
 
 
@@ -208,7 +225,7 @@ class _Shared:
 
 def _why(shared: _Shared) -> str:
     error = shared.ended[0]
-    return "ended" if isinstance(error, StopIteration) else f"raised {error!r}"
+    return ENDED if isinstance(error, StopIteration) else f"raised {error!r}"
 
 
 def _fill(iterator: Any, place: Callable, shared: _Shared) -> None:

@@ -11,16 +11,18 @@ train_state on the same devices, and data that are split give batches that are s
     for epoch in jn.fit(trainer, train_state, data, epochs=9): ...
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 from math import prod
 from threading import current_thread, main_thread
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.services.checks import check_type
+from jaxnet.services.checks import check_type, is_key
 from jaxnet.services.paths import first_fits, fits
 from jaxnet.services.peers import agree, shapes
 from jaxnet.services.trees import PyTree, describe, flat, path_name
@@ -87,11 +89,29 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
       >>> x.sharding.spec[0]
       'data'
     """
-
+    speaks = current_thread() is main_thread()  # in a thread it would mix with other programs
+    if speaks and not local:
+        # Before JAX compares the arrays of all processes, for ever if one puts others.
+        agree("put", mesh, f"puts {_checksums(tree, mesh)}")
     placed = put_silently(tree, mesh, rules, local=local)
-    if local and current_thread() is main_thread():  # in a thread it would mix with other programs
+    if speaks and local:
         agree("put", mesh, f"puts {shapes(placed)}")
     return placed
+
+
+def _checksums(tree: PyTree, mesh: Mesh) -> str:
+    """Return checksums and shapes of arrays that several processes must give alike."""
+    if len({device.process_index for device in mesh.devices.flat}) == 1:
+        return ""
+    names = values = 0
+    for path, leaf in flat(tree, None):
+        names = zlib.crc32(path.encode(), names)
+        if isinstance(leaf, jax.ShapeDtypeStruct) or not getattr(leaf, "is_fully_addressable", 1):
+            continue
+        if is_key(leaf):
+            leaf = jax.random.key_data(leaf)
+        values = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), values)
+    return f"arrays of checksum {values:08x}, names of {names:08x}, {shapes(tree)}"
 
 
 def put_silently(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) -> PyTree:

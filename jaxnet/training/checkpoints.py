@@ -23,15 +23,15 @@ from typing import Any
 
 import jax
 
+from jaxnet.services import peers, preemption
 from jaxnet.services.checks import at_least, check_type, one_of
 from jaxnet.services.files import file_path, told
 from jaxnet.services.saving import write_file
 from jaxnet.services.warn import warn
-from jaxnet.training import preemption, stored
+from jaxnet.training import stored
 from jaxnet.training.checkpoint import packed, unpacked
 from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.lock import Held
-from jaxnet.training.placement import agreed
 from jaxnet.training.train_state import TrainState
 
 SEEN = 10  # seconds after which a shared file system shows what another host wrote
@@ -129,12 +129,15 @@ class Checkpoints:
         """
         check_type("Checkpoints.save", "", epoch, Epoch, "an Epoch")
         scalars = epoch.scalars()
-        if self._name is not None and self._name not in scalars:
+        # A signal may have ended the loader of the evaluation.
+        unmeasured = epoch.evaluation is None and preemption.asked()
+        if self._name is not None and self._name not in scalars and not unmeasured:
             raise ValueError(
                 f"Checkpoints.save: best={self._name!r} is not among the epoch's scalars: "
                 f"{', '.join(scalars)}"
             )
         self._closing = False
+        _agree(f"saves step {epoch.step}")
         self._wait()
         position = epoch.position or Position(epoch.number, 0, epoch.step, 0)
         if not self._is_new(epoch, position.start, stored.by_first(self._prepared)):
@@ -167,6 +170,7 @@ class Checkpoints:
           ValueError: If all of them are damaged.
         """
         check_type("Checkpoints", "like", like, TrainState, _LIKE)
+        _agree("reads the newest step")
         self._wait()
         passed: dict[int, str] = {}
         while steps := [step for step in self._steps() if step not in passed]:
@@ -207,6 +211,7 @@ class Checkpoints:
             raise ValueError(
                 'Checkpoints.best: name a metric: Checkpoints(..., best="evaluation/loss")'
             )
+        _agree("reads the best step")
         self._wait()
         while True:
             step = stored.by_first(lambda: self._best_of(self._listed()))
@@ -324,7 +329,7 @@ class Checkpoints:
             before, _ = self._restored(epoch.step, epoch.train_state)
             a, b = (packed("Checkpoints", t, parts=True)[0] for t in (before, epoch.train_state))
             other = any(a[name].tobytes() != b[name].tobytes() for name in a)
-        return not agreed(0, other)[1]
+        return not _any_process(other)
 
     def _half(self, step: int) -> Path:
         return self.folder / f"{step}{HALF}"
@@ -373,8 +378,9 @@ class Checkpoints:
             return
         saving = self._last[-1]
         error = saving.write()
+        _agree(f"has written step {saving.step}")
         said = error and (str(error) or repr(error))  # a MemoryError may have no words
-        errors = [words for words in stored.of_all_processes(said) if words]
+        errors = [words for words in peers.of_all("Checkpoints", said) if words]
         try:
             if errors:
                 raise error or OSError(errors[0])
@@ -468,10 +474,20 @@ class Checkpoints:
         # Whole files with other contents than a save writes can fail anywhere.
         except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
             problem = str(error) or type(error).__name__
-        _, failed = agreed(0, problem is not None)
-        if failed:
+        if _any_process(problem is not None):
             raise OSError(problem or "another process could not read it")
         return train_state, position
+
+
+def _agree(words: str) -> None:
+    """Raise in all processes unless all are here."""
+    peers.agree("Checkpoints", peers.everyone(), f"Checkpoints {words}")
+
+
+def _any_process(flag: bool) -> bool:
+    """Return whether the flag is set in any process."""
+    words = "Checkpoints has read a step"
+    return any(peers.agree("Checkpoints", peers.everyone(), words, int(flag)).numbers)
 
 
 def best_mode(who: str, name: str, mode: str | None) -> str:

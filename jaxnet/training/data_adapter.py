@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.services.checks import as_rows, rows_not_finite, to_device
+from jaxnet.services.peers import Stopped
 from jaxnet.services.trees import PyTree, path_name
 from jaxnet.training import placement
 from jaxnet.training.batching import Batching, batching_of, rows_in
@@ -98,7 +99,8 @@ class DataAdapter:
 
         A stream has a part for each batch. Arrays are one part, unless a value of the objective is
         one number per batch, from which no padding can be left out. Then the rows that are left
-        after the last whole batch are a part of their own.
+        after the last whole batch are a part of their own. A stream raises `Stopped` if its loader
+        fails while a signal asks the run to stop.
         """
         if self.stream:
             return self._prepare_each(variables, data)
@@ -107,6 +109,8 @@ class DataAdapter:
     def _prepare_each(self, variables: Any, batches: Iterable[PyTree]) -> Iterator[PreparedData]:
         self._batches, batches = 0, iter(batches)
         while (batch := placement.next_of(self.who, batches, variables)) is not placement.END:
+            if batch is placement.STOPPED:
+                raise Stopped
             prepared = self.prepare(variables, batch)
             if self._can_pad(variables, prepared):
                 yield prepared

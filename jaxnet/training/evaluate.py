@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.nets import carried_entries
-from jaxnet.services import peers
+from jaxnet.services import peers, preemption
 from jaxnet.services.checks import as_dict, at_least, check_type
 from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, is_float, memo_of, shapes_of
@@ -24,6 +24,7 @@ from jaxnet.training.targets import check_bytes
 from jaxnet.training.train_state import Variables, only
 from jaxnet.training.watch import explain_reuse
 
+LOST = "the sums over its batches are lost"
 _first_key = jax.jit(lambda: jax.random.key(0))  # nothing is moved to the device
 
 
@@ -68,7 +69,11 @@ def evaluate(
         parts = adapter.prepare_all(variables, data)
         if isinstance(parts, list):  # not a stream
             check_mixing_of("evaluate", objective, *variables, parts[0].data)
-        return evaluate_prepared("evaluate", objective, variables, parts)
+        try:
+            return evaluate_prepared("evaluate", objective, variables, parts)
+        except peers.Stopped:
+            preemption.leave("evaluate", LOST)
+            raise
 
 
 def evaluate_prepared(
@@ -89,6 +94,8 @@ def evaluate_prepared(
     sums = None
     first = 0  # number of the first batch of a part
     for data, batching, carried in parts:
+        if who == "evaluate":  # `fit` yields once more, so that the run can be saved
+            preemption.leave(who, LOST)
         program = measure(objective, batching, shardings, carried)
         batch_sums, after = program(params, state, data, key, jax.device_put(np.int32(first)))
         sums = batch_sums if sums is None else jax.tree.map(jnp.add, sums, batch_sums)
@@ -209,6 +216,7 @@ def predict(
     check_bytes(net, x, "predict")
     check_mixing("predict", net, params, state, x)
     placement.agree_on("predict", params, f"predict begins, {peers.shapes(x)}")
+    preemption.leave("predict", "its outputs are not computed")
     program = predict_program(net, batching, placement.shardings_of((params, state)))
     with explain_reuse():
         y = jax.device_get(program(params, state, x))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxnet.services.checks import all_at_least, all_native, at_least, check_options, check_type
 from jaxnet.services.checks.keywords import explain_keywords
+from jaxnet.services.peers import Stopped
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import later_warning, warn
@@ -137,7 +138,8 @@ def fit(
             "loop can use the train_state that was passed"
         )
     pace = Pace(steps_per_dispatch)
-    loop = _FitLoop(trainer.objective, source, end, every, pace, measure, progress)
+    description = ", ".join(str(position.run[name]) for name in ("objective", "optimizer"))
+    loop = _FitLoop(trainer.objective, source, description, end, every, pace, measure, progress)
     return Epochs(trainer, loop.epochs(train_state, position))
 
 
@@ -190,8 +192,10 @@ def _position(
 
 def _evaluation(
     trainer: Trainer, train_state: TrainState, data: PyTree, batch_size: int
-) -> Callable[[TrainState], dict[str, Any]] | None:
+) -> Callable[[TrainState], dict[str, Any] | None] | None:
     """Return the function of a train_state that evaluates its objective; None without data.
+
+    The function returns None if a signal asked the run to stop, and ended the loader.
 
     Arrays are checked here, before any epoch is trained, and a stream in each epoch.
     """
@@ -203,9 +207,12 @@ def _evaluation(
     adapter = DataAdapter(who, only(objective), batch_size, data_name=who, stream=stream)
     arrays = None if stream else adapter.prepare_all(train_state, data)
 
-    def evaluate(now: TrainState) -> dict[str, Any]:
+    def evaluate(now: TrainState) -> dict[str, Any] | None:
         parts = adapter.prepare_all(now, data) if arrays is None else arrays
-        return evaluate_prepared(who, objective, now, parts)
+        try:
+            return evaluate_prepared(who, objective, now, parts)
+        except Stopped:  # the train_state can be saved
+            return None
 
     return evaluate
 
@@ -272,6 +279,7 @@ class _FitLoop:
     Fields:
       objective: Objective that is trained; None for a trainer of your own.
       source: Source of the batches.
+      description: What is trained, the same in all processes.
       end: Epoch and step at which the run ends.
       every: Number of steps of an epoch; None for a pass.
       pace: Steps per dispatch, and whether the run is to stop.
@@ -281,10 +289,11 @@ class _FitLoop:
 
     objective: Any
     source: Resident | Batches
+    description: str
     end: _End
     every: int | None
     pace: Pace
-    evaluate: Callable[[TrainState], dict[str, Any]] | None
+    evaluate: Callable[[TrainState], dict[str, Any] | None] | None
     progress: bool
     # Each kind of warning comes once, since what is wrong usually stays wrong.
     _warned_of_gradients: bool = False
@@ -298,9 +307,9 @@ class _FitLoop:
             start = time.perf_counter()
             check_count("fit", step)
             before = step
-            agree_on("fit", train_state, f"fit goes on after step {step}")
-            train_state = _copied(train_state)
             stop = self._next_stop(step)
+            agree_on("fit", train_state, self._plan(step, stop))
+            train_state = _copied(train_state)
             with self._progress_bar(position, stop, seconds) as bar:
                 train_state, totals, position = self._epoch(train_state, position, step, stop, bar)
             if totals is None:  # the stream had ended
@@ -321,6 +330,13 @@ class _FitLoop:
                 position=position,
                 skipped=totals.skipped() if scales_in(train_state.opt_state) else None,
             )
+
+    def _plan(self, step: int, stop: int | None) -> str:
+        """Return in words what the next epoch is, which must be the same in all processes."""
+        until = "to the end of a pass" if stop is None else f"to step {stop}"
+        passes = f"{self.source.steps or 'any number of'} steps in a pass"
+        paces = f"{self.pace.steps} at once"
+        return f"fit goes on after step {step} {until}, {passes}, {paces}: {self.description}"
 
     def _next_stop(self, step: int) -> int | None:
         """Return the step at which the next epoch ends; None if only a pass ends it."""

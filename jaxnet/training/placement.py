@@ -11,11 +11,10 @@ from typing import Any, NamedTuple, TypeGuard
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.services import peers
+from jaxnet.services import peers, preemption
 from jaxnet.services.jax_versions import EXPLICIT_MESHES
 from jaxnet.services.meshes import on_auto_axes
 from jaxnet.services.trees import PyTree, path_name
@@ -143,41 +142,52 @@ def repeated(rows: jax.Array, size: int) -> jax.Array:
     return jax.sharding.reshard(resized, NamedSharding(where.mesh, jax.typeof(rows).sharding.spec))
 
 
-def agreed(value: int, asked: bool) -> tuple[int, bool]:
-    """Return the first process's value, and whether any process asked to stop; the same in all.
+def agree_on(who: str, tree: PyTree, words: str) -> bool:
+    """Raise in all processes of a tree's mesh unless all are here with the same words.
 
-    Example:
-      >>> agreed(3, False)
-      (3, False)
+    Returns:
+      Whether one of them cannot go on, as a signal asked it to stop, so that none may.
     """
-    if jax.process_count() == 1:
-        return value, asked
-    each = multihost_utils.process_allgather(np.array([value, asked], np.int32))
-    return int(each[0, 0]), bool(each[:, 1].any())
-
-
-def agree_on(who: str, tree: PyTree, words: str) -> None:
-    """Raise in all processes of a tree's mesh unless all are here with the same words."""
     if jax.process_count() > 1 and (shardings := shardings_of(tree)) is not None:
-        peers.agree(who, shardings.mesh, words)  # type: ignore[arg-type]
+        return peers.agree(who, shardings.mesh, words).stops  # type: ignore[arg-type]
+    return False
+
+
+def agree_on_step(train_state: PyTree) -> None:
+    """Raise in all processes unless all make a step; with a batch of `feed` they have said so."""
+    if jax.process_count() > 1 and [*peers.events] != ["batch", "step"]:
+        agree_on("step", train_state, "makes a step")
 
 
 def next_of(who: str, iterator: Any, tree: PyTree) -> PyTree:
-    """Return the next batch, or END; raise in all processes of a tree's mesh if one has another."""
-    if jax.process_count() == 1 or hasattr(iterator, "_sent"):  # `feed` speaks for itself
-        return next(iterator, END)
-    none = "has no further batch, its loader"
+    """Return the next batch, END, or STOPPED; raise in all processes of a mesh if they differ.
+
+    STOPPED comes in place of an error of the loader while a signal asks this process to stop, which
+    may have ended the loader's workers too, and in the other processes with it.
+    """
     try:
         batch = next(iterator, END)
+    except peers.Stopped:
+        return STOPPED
     except Exception as error:
-        with suppress(RuntimeError):
-            agree_on(who, tree, f"{none} raised {error!r}")
+        stopped = preemption.soon_asked()
+        if not hasattr(iterator, "_sent"):  # `feed` speaks for itself
+            none = f"has no further batch, its loader raised {error!r}"
+            with suppress(RuntimeError):
+                agree_on(who, tree, peers.STOPS if stopped else none)
+        if stopped:
+            warn(f"{who}: the loader raised {error!r} after a signal, so the run stops before it")
+            return STOPPED
         raise
-    agree_on(who, tree, f"{none} ended" if batch is END else f"takes {peers.shapes(batch)}")
+    if not hasattr(iterator, "_sent"):
+        none = "has no further batch, its loader ended"
+        if agree_on(who, tree, none if batch is END else f"takes {peers.shapes(batch)}"):
+            return STOPPED
     return batch
 
 
 END = object()
+STOPPED = object()
 
 
 def check_batch(who: str, data: PyTree, size: int) -> Where:

@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.services import peers, preemption
 from jaxnet.services.trees import PyTree
 from jaxnet.services.warn import warn
-from jaxnet.training import placement, preemption
+from jaxnet.training import placement
 from jaxnet.training.batching import Batching, rows_in
 from jaxnet.training.data_adapter import DataAdapter, PreparedData, is_stream
 from jaxnet.training.epoch import Position
@@ -181,7 +182,7 @@ class Resident:
             train_state, totals = advance(train_state, self.data, totals, order, *span)
             jax.block_until_ready(totals.losses)
             bar.update(stop - done)
-            pace.took(stop - done, time.perf_counter() - start)
+            pace.took(stop - done, time.perf_counter() - start, f"{stop} of {last} steps")
             done = stop
         totals = jax.device_get(totals)
         totals = totals._replace(losses=totals.losses[first:done], finite=totals.finite[first:done])
@@ -264,35 +265,45 @@ class Batches:
         seen = []
         if self.iterator is None:
             self.iterator = iter(self.batches)
-        # The processes synchronize from time to time.
+        batch = state = None
+        # Several processes may stop after one of them has taken a batch that another has not.
         several = jax.process_count() > 1
-        next_agreement = pace.steps
-        ended = False
         while not pace.stopped and (limit is None or len(seen) < limit):
+            state = self._state() if several else None
             batch = placement.next_of("fit", self.iterator, train_state)
-            ended = batch is placement.END
-            if ended:
+            if batch is placement.END or batch is placement.STOPPED:
                 break
             train_state, batch, mask = self._prepared(train_state, batch, position.size)
             if not position.done and not seen:
                 self._compare_first(position.epoch, batch)
             position = position._replace(size=rows_in(batch))
-            start = time.perf_counter()
             train_state, results = self.step(train_state, batch, mask)
             seen.append(results)
             bar.update(1)
-            if several and len(seen) >= next_agreement:
-                jax.block_until_ready(results)
-                pace.took(1, time.perf_counter() - start)
-                next_agreement = len(seen) + pace.steps
-            elif not several:
-                pace.stopped = preemption.asked()
-        position = self._moved(position, len(seen), ended)
+            pace.stopped = preemption.stops()
+        if batch is not placement.STOPPED:
+            state = None
+        elif not seen:
+            pace.stopped = True
+            return train_state, None, position
+        pace.stopped = pace.stopped or batch is placement.STOPPED
+        position = self._moved(position, len(seen), batch is placement.END, state)
         totals = _summed(jax.device_get(seen)) if seen else None
         return train_state, totals, position
 
-    def _moved(self, position: Position, count: int, ended: bool) -> Position:
-        """Return the position after `count` more steps, with the state of the iterator."""
+    def _state(self) -> Any:
+        """Return the state of the iterator of a pass; None if it has none."""
+        return getattr(self.iterator, "get_state", lambda: None)()
+
+    def _moved(self, position: Position, count: int, ended: bool, state: Any) -> Position:
+        """Return the position after `count` more steps, with the state of the iterator.
+
+        Args:
+          position: Position before these steps.
+          count: Number of steps.
+          ended: Whether the pass has ended.
+          state: State of the iterator; by default its state now.
+        """
         done = position.done + count
         if not done:
             raise Spent(
@@ -304,8 +315,7 @@ class Batches:
             state = self.iterator.get_state() if counts else None
             self.iterator = None
             return position._replace(epoch=position.epoch + 1, done=0, loader=state)
-        state = getattr(self.iterator, "get_state", lambda: None)()
-        return position._replace(done=done, loader=state)
+        return position._replace(done=done, loader=self._state() if state is None else state)
 
     def _prepared(self, train_state: TrainState, batch: PyTree, size: int):
         """Return the train_state on the batch's mesh, the batch at its full size, and its mask."""
@@ -397,16 +407,22 @@ class Pace:
         self.seen = 0
         self.stopped = False  # by a request to stop, the same in all processes
 
-    def took(self, steps: int, seconds: float) -> None:
+    def took(self, steps: int, seconds: float, done: str = "") -> None:
         """Note the duration of a dispatch, and whether the run is to stop.
 
         Processes take the pace of the first, since each dispatch is a program of all of them.
+
+        Args:
+          steps: Number of steps of the dispatch.
+          seconds: Its duration.
+          done: What all processes have done of this pass, in words.
         """
         self.seen += 1
         if self.fixed is None and self.seen > 1:  # the first dispatch compiles
             # At most 8 times as many, since the duration of a short dispatch is inaccurate.
             rate = steps / max(seconds, 1e-6)
             self.steps = int(np.clip(rate * REFRESH, 1, 8 * self.steps))
-        self.steps, self.stopped = placement.agreed(self.steps, preemption.asked())
-        if self.stopped:
-            preemption.pass_on()
+        if jax.process_count() > 1:
+            words = f"fit has done {done}"
+            self.steps, *_ = peers.agree("fit", peers.everyone(), words, self.steps).numbers
+        self.stopped = preemption.stops()

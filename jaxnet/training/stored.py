@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxnet.services.extras import version
+from jaxnet.services.peers import of_all
 from jaxnet.services.saving import OtherFormat, config_of
 from jaxnet.services.trees import as_lines, differences, in_words
 from jaxnet.training.described import check_run
@@ -65,7 +65,7 @@ def run_to_json(
       scalars: Numbers of the epoch that are finite.
     """
     key = None if position.key is None else np.asarray(position.key).tolist()
-    loader = of_all_processes(_state_to_text(position.loader))
+    loader = of_all("Checkpoints", _state_to_text(position.loader))
     return {
         "format": FORMAT,
         "id": by_first(lambda: secrets.token_hex(8)),  # the same in all files of this save
@@ -212,26 +212,9 @@ def by_first(find: Callable[[], Any]) -> Any:
         except (OSError, ValueError) as raised:
             error = raised
     text = json.dumps([result, error and isinstance(error, ValueError), str(error)])
-    result, invalid, words = json.loads(of_all_processes(text)[0] or "")
+    result, invalid, words = json.loads(of_all("Checkpoints", text)[0] or "")
     if error is not None:
         raise error
     if invalid is not None:
         raise ValueError(words) if invalid else OSError(words)
     return result
-
-
-def of_all_processes(text: str | None) -> list[str | None]:
-    """Return the texts of all processes, by their index; all must call it.
-
-    Args:
-      text: Text of this process.
-    """
-    if jax.process_count() == 1:
-        return [text]
-    words = np.frombuffer(b"" if text is None else text.encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.int32(len(words))).ravel()
-    padded = np.zeros(max(int(lengths.max()), 1), np.uint8)
-    padded[: len(words)] = words
-    rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
-    texts = [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
-    return [each or None for each in texts]

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.core import Layer, Params
-from jaxnet.services import checks
+from jaxnet.services import checks, preemption
 from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import function_name
 from jaxnet.services.progress import progress_bar
@@ -328,6 +328,7 @@ class _Runs:
         label = f"{len(self.settings)} settings x {len(self.seeds)} seeds"
         with progress_bar(self.epochs, label, self.progress) as bar:
             for _ in range(self.epochs):
+                preemption.leave("sweep", "all runs of it are lost; begin again with fewer epochs")
                 train_state, epoch_means = epoch(train_state, data, test)
                 means.append(jax.device_get(epoch_means))
                 bar.update(1)

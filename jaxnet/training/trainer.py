@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxnet.core import Layer, Params, child_key
-from jaxnet.services import checks
+from jaxnet.services import checks, preemption
 from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import function_name
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of
@@ -22,7 +22,14 @@ from jaxnet.training.loss_scale import started
 from jaxnet.training.mixing import check_mixing_of
 from jaxnet.training.objective import Average, hint_of_batch
 from jaxnet.training.objective_trace import check_captured, trace_objective, trace_or_none
-from jaxnet.training.placement import Where, check_processes, is_named, placed, shardings_of
+from jaxnet.training.placement import (
+    Where,
+    agree_on_step,
+    check_processes,
+    is_named,
+    placed,
+    shardings_of,
+)
 from jaxnet.training.report import RATE, check_report, learning_rate
 from jaxnet.training.targets import check_targets
 from jaxnet.training.train_state import Objectives, TrainState, as_stored, only, without_weak_types
@@ -30,6 +37,10 @@ from jaxnet.training.update import Update
 from jaxnet.training.watch import Watcher, explain_reuse
 
 Metrics = dict[str, jax.Array]
+ENDS = (
+    "what was trained since the last save is lost, unless the program catches SystemExit, whose "
+    "train_state is the newest, and saves it"
+)
 
 
 @dataclass(frozen=True)
@@ -170,7 +181,8 @@ def trainer(
       donate: Whether `step` reuses the memory of the train_state, so that the one it was given is
         gone. False keeps it, for twice the memory. Ctrl-C in a loop of steps, in a cell or at the
         top of a program, loses nothing: it is handled before the next step donates. In a function
-        of your own the variables end with it: catch KeyboardInterrupt there, and return them.
+        of your own the variables end with it, and `jn.training.recover()` finds the train_state
+        among them.
       report: What else the metrics of a step, and so the lines of `jn.fit`, have: "gradient_norm",
         of all params together, and "learning_rate", for an optimizer made by
         `optax.inject_hyperparams`. An epoch has the means over its steps.
@@ -288,6 +300,8 @@ def step_of(
             # microseconds.
             shardings = shardings_of(train_state) if is_named(train_state.step) else None
             check_processes("step", train_state, batch)
+            agree_on_step(train_state)
+            preemption.leave("step", ENDS, train_state)
             run = driver(cache, ("step", "batch"), pure_step, shardings, (0,) * donate)
             after, metrics = run(train_state, batch)
             cache.watcher.stepped(after, metrics["loss"], objective)  # may read what failed

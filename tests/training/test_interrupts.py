@@ -13,7 +13,8 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.training import interrupts, preemption
+from jaxnet.services import preemption
+from jaxnet.training import interrupts
 from jaxnet.training.lock import Held
 from tests.training.conftest import Batches, started
 
@@ -208,6 +209,118 @@ def test_a_signal_that_is_ignored_stays_so():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def in_a_function(trainer, train_state, end, steps=10**6):
+    """A usual form of loop, whose caller has the train_state only at its end."""
+    for number in range(steps):
+        train_state, metrics = trainer.step(train_state, DATA)
+        float(metrics["loss"])
+        end(number)
+    return train_state
+
+
+def test_an_interrupt_in_a_function_leaves_the_train_state(trainer, train_state):
+    def end(number):
+        if number == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train_state = in_a_function(trainer, train_state, end)
+    found = jn.training.recover(caught.value)
+    assert int(found.step) == 5
+    in_a_function(trainer, found, end, steps=2)
+    assert jn.training.recover(ValueError()) is None
+
+
+def test_a_used_up_train_state_is_told_with_the_newest(trainer, train_state, monkeypatch):
+    """As in a notebook, where the cell is run again after Ctrl-C."""
+    try:
+        in_a_function(trainer, train_state, lambda number: number < 2 or 1 / 0)
+    except ZeroDivisionError as error:
+        monkeypatch.setattr(sys, "last_value", error, raising=False)
+    with pytest.raises((RuntimeError, ValueError)) as told:
+        trainer.step(train_state, DATA)
+    notes = "".join(told.value.__notes__)
+    assert "of step 3 is not lost; write train_state = jn.training.recover" in notes
+    assert int(jn.training.recover(told.value).step) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM, signal.SIGUSR1, signal.SIGTERM])
+def test_a_handler_that_raises_loses_no_train_state(number, trainer, train_state):
+    """For example a limit of time, and an exit on SIGTERM."""
+
+    def end(*_):
+        raise TimeoutError
+
+    before = signal.signal(number, end)
+    interrupts._handled._until = 0
+    try:
+        for turn in range(20):
+            threading.Timer(0.005 + 0.001 * turn, os.kill, (os.getpid(), number)).start()
+            try:
+                in_a_function(trainer, train_state, lambda number: None)
+            except TimeoutError as error:
+                train_state = jn.training.recover(error)
+    finally:
+        signal.signal(number, before)
+    assert not interrupts.is_spent(train_state)
+
+
+def test_a_loop_of_ones_own_ends_inside_open_checkpoints(trainer, train_state, tmp_path, capsys):
+    def end(number):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stopped, jn.Checkpoints(tmp_path):
+        try:
+            in_a_function(trainer, train_state, end)
+        except SystemExit as error:
+            found = jn.training.recover(error)
+            raise
+    assert int(found.step) == 4 and stopped.value.code == 143
+    assert "step: SIGTERM asked this run to stop; what was trained since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_loader_that_a_signal_ends_with_its_workers_stops_the_run(
+    late, trainer, train_state, tmp_path
+):
+    class Workers(Batches):
+        def __iter__(self):
+            yield from [*super().__iter__()][:3]
+            kill = threading.Timer(0.1 * late, os.kill, (os.getpid(), signal.SIGTERM))
+            kill.start()
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated")
+
+    data = Workers(*[tuple(a for a in DATA)] * 9)
+    with pytest.warns(UserWarning, match="worker .* so the run stops before it"):
+        with pytest.raises(SystemExit), jn.Checkpoints(tmp_path) as kept:
+            for epoch in jn.fit(trainer, train_state, data, epochs=2, progress=False):
+                kept.save(epoch)
+    found, position = jn.Checkpoints(tmp_path).newest(train_state)
+    assert int(found.step) == position.done == 3
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict", "generate", "sweep"])
+def test_other_drivers_say_what_is_lost(name, trainer, train_state, tmp_path, capsys):
+    objective = jn.supervised(jn.dense(2), optax.squared_error)
+    ids = jn.serial(jn.embedding(5, 8), jn.gru(8), jn.dense(5))
+    words, _ = ids.init(jax.random.key(0), jn.spec((1, 4), jax.numpy.int32))
+    params = train_state.params
+    calls = {
+        "evaluate": lambda: jn.evaluate(objective, params, {}, Batches(DATA, DATA)),
+        "predict": lambda: jn.predict(jn.dense(2), params, {}, DATA[0]),
+        "generate": lambda: jn.decoding.generate(ids, words, [[3]], length=6, temperature=0),
+        "sweep": lambda: jn.sweep(
+            objective, optax.sgd, DATA, epochs=2, grid={"learning_rate": [0.1]}, batch_size=4
+        ),
+    }
+    with pytest.raises(SystemExit) as stopped, jn.Checkpoints(tmp_path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        calls[name]()
+    assert stopped.value.code == 143
+    assert f"{name}: SIGTERM asked this run to stop; " in capsys.readouterr().err
 
 
 def test_without_a_signal_nothing_happens():
