@@ -4,8 +4,9 @@
     python -m tools.stress --only signals --runs 500
 
 The kinds are KeyboardInterrupt at lines that are drawn, real signals at times that are drawn,
-processes of one run that differ, checkpoints and datasets with false contents, kills, and programs
-that call LAPACK, of which several at once stood still once (`jaxnet/ops/linalg.py`). Outcomes:
+requests to stop, processes of one run that differ, checkpoints and datasets with false contents,
+files of strangers, calls with one bad argument, kills, and programs that call LAPACK, of which
+several at once stood still once (`jaxnet/ops/linalg.py`). Outcomes:
 
     fine      the work goes on, or an error of ours says what happened
     named     the work is gone, and the error says so and what to write instead
@@ -13,6 +14,8 @@ that call LAPACK, of which several at once stood still once (`jaxnet/ops/linalg.
     foreign   an error that is not ours
     deaf      the signal was lost, as Python loses those that come in a destructor
     imported  what was read made Python import a module
+    silent    processes that did not do the same, and no word of it
+    aborted   a process that was ended by a signal
     hanging   no outcome in time: the stacks are printed, and the rest is not tried
 """
 
@@ -45,6 +48,7 @@ import optax
 import jaxnet as jn
 from experiments import random_projections
 from jaxnet.inspect.gabor import gabor_fit
+from jaxnet.services import preemption
 from jaxnet.services.saving import read_tensors, write_file
 from jaxnet.training.lock import Held
 from jaxnet.unsupervised import sparse_coding
@@ -52,7 +56,7 @@ from tools import kills, scenarios
 
 Program = tuple[Callable, tuple[Any, ...]]
 Outcomes = Iterator[str]
-OUTCOMES = "fine", "named", "lost", "foreign", "deaf", "imported", "hanging"
+OUTCOMES = "fine", "named", "lost", "foreign", "deaf", "imported", "silent", "aborted", "hanging"
 
 
 # Programs that call LAPACK or FFT.
@@ -147,6 +151,34 @@ def own_loop(folder: Path) -> Work:
     return Work(run, check, LOOP)
 
 
+def in_function(folder: Path) -> Work:
+    """A loop in a function, whose caller has the train_state only at its end."""
+    trainer, start = small()
+    now = [start]
+
+    def train(train_state):
+        for _ in range(3):
+            train_state, metrics = trainer.step(train_state, DATA)
+            float(metrics["loss"])
+        return train_state
+
+    def run():
+        try:
+            now[0] = train(now[0])
+        except BaseException as error:
+            now[0] = jn.training.recover(error) or now[0]
+            raise
+
+    def check():
+        try:
+            run()
+        except RuntimeError:
+            now[0] = small()[1]
+            raise
+
+    return Work(run, check, LOOP)
+
+
 def in_fit(folder: Path) -> Work:
     trainer, start = small()
     fit = partial(jn.fit, trainer, data=DATA, epochs=3, batch_size=4, progress=False)
@@ -196,21 +228,32 @@ def in_generate(folder: Path) -> Work:
     return Work(run, check, ("generate.py", "stream.py", "trees.py", "memory.py"))
 
 
-def signalled(call: Callable, seconds: float) -> bool:
+def signalled(call: Callable, seconds: float, number: int) -> bool:
     """Whether a signal that comes after some seconds ends calls that follow each other."""
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
     end = time.monotonic() + DEAF
     try:
         timer.start()
         while time.monotonic() < end:
             call()
         return False
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Expired):
         timer.join()
         return True
 
 
-def interrupts(make: Callable, signals: bool, runs: int, rng: random.Random) -> Outcomes:
+class Expired(Exception):
+    """What the handler of a user raises who limits the time."""
+
+
+def expired(*_: Any) -> None:
+    raise Expired
+
+
+def interrupts(make: Callable, number: int, runs: int, rng: random.Random) -> Outcomes:
+    """Signals of a number, or KeyboardInterrupt at lines if it is 0."""
+    if number not in (0, signal.SIGINT):
+        signal.signal(number, expired)
     from tests.training.test_interrupts import interrupted  # begins to use JAX, before any fork
 
     with tempfile.TemporaryDirectory() as folder:
@@ -220,8 +263,9 @@ def interrupts(make: Callable, signals: bool, runs: int, rng: random.Random) -> 
         for _ in range(runs):
             outcome = "fine"
             try:
-                if signals:
-                    outcome = "fine" if signalled(work.run, rng.uniform(0, 0.05)) else "deaf"
+                if number:
+                    heard = signalled(work.run, rng.uniform(0, 0.05), number)
+                    outcome = "fine" if heard else "deaf"
                 else:
                     hit = interrupted(work.run, work.files, at)
                     at = at + stride if hit else rng.randrange(stride)
@@ -233,6 +277,69 @@ def interrupts(make: Callable, signals: bool, runs: int, rng: random.Random) -> 
                 named = "both are lost" in "".join(getattr(error, "__notes__", ()))
                 outcome = "named" if named else f"lost {error!r}"
             yield outcome
+
+
+# Requests to stop, while checkpoints are open.
+
+
+class Workers:
+    """Batches of a loader whose workers a signal ends too."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(10_000):
+            yield DATA
+            if preemption.asked():
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated")
+
+
+def stopped(what: str, runs: int, rng: random.Random) -> Outcomes:
+    """Each run saves what it has when SIGTERM or SIGHUP comes, and ends."""
+    trainer, start = small()
+    options: dict[str, Any] = {"epochs": 10**6, "batch_size": 8}
+    if what in ("workers", "a loader"):
+        options = {"steps": 10_000, "every": 5_000}
+    if what == "arrays":
+        options = {"steps": 10**6, "every": 10**5, "batch_size": 8}
+    for _ in range(runs):
+        number = rng.choice(preemption.SIGNALS)
+        seen, folder, code = 0, Path(tempfile.mkdtemp()), None
+        timer = threading.Timer(rng.uniform(0.005, 0.1), os.kill, (os.getpid(), number))
+        batches = Workers() if what == "workers" else iter([DATA] * 10_000)
+        passed: Any = DATA if what in ("arrays", "short passes") else batches
+        found = None
+        try:
+            with jn.Checkpoints(folder) as kept:
+                timer.start()
+                if what == "an own loop":
+                    found = alone_until_stopped(trainer)
+                else:
+                    for epoch in jn.fit(trainer, start, passed, progress=False, **options):
+                        kept.save(epoch)
+                        seen = epoch.step
+        except SystemExit as error:
+            code = error.code
+        timer.join()
+        if what != "an own loop":
+            found, position = jn.Checkpoints(folder).newest(start)
+            whole = position is not None and int(found.step) == seen
+        else:
+            whole = found is not None and int(found.step) > 0
+        fine = whole and code == 128 + number
+        yield "fine" if fine else f"lost code {code}, step {seen}"
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def alone_until_stopped(trainer: jn.Trainer) -> Any:
+    """Train in a loop of one's own, and return what the exit leaves."""
+    train_state = trainer.init(jax.random.key(0), DATA)
+    try:
+        while True:
+            train_state, _ = trainer.step(train_state, DATA)
+    except SystemExit as error:
+        return jn.training.recover(error)
+
+
+STOPS = "arrays", "short passes", "a loader", "workers", "an own loop"
 
 
 # Processes that differ.
@@ -293,6 +400,43 @@ def one_of(folder: Path, index: int, where: str, what: str, port: int, count: in
             break
 
 
+# What one process alone does, or does otherwise than the others.
+ALONE = "a save", "newest", "a constructor", "a put"
+OTHERS = "shapes", "net", "seed", "data", "steps", "epochs", "folder", "end"
+SLIPS = *(f"{what} of process 0" for what in ALONE), *(f"other {what}" for what in OTHERS)
+
+
+def slip(folder: Path, index: int, what: str, port: int, count: int) -> None:
+    """What a process does in a run in which one of them is elsewhere."""
+    jax.distributed.initialize(f"localhost:{port}", count, index, heartbeat_timeout_seconds=10)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    other = what.removeprefix("other ") if index == count - 1 else ""
+    alone = what.removesuffix(" of process 0") if index == 0 else ""
+    x = np.ones((8, 4 if other == "shapes" else 3), np.float32) * (2 if other == "data" else 1)
+    y = np.zeros((8, 2), np.float32)
+    net = jn.serial(jn.dense(5 if other == "net" else 4), jn.dense(2))
+    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
+    start = trainer.init(jax.random.key(int(other == "seed")), (x, y))
+    train_state, data = jn.distributed.put((start, (x, y)), mesh)
+    length: dict[str, int] = {"epochs": 2 if other == "epochs" else 3}
+    if "steps" in what:
+        length = {"steps": 2 if other == "steps" else 3}
+    kept = None
+    if "constructor" not in what or alone:
+        kept = jn.Checkpoints(folder / (f"kept{index}" if other == "folder" else "kept"))
+    for epoch in jn.fit(trainer, train_state, data, batch_size=8, progress=False, **length):
+        if alone == "a put":
+            jn.distributed.put(start, mesh)
+        elif alone == "newest":
+            kept.newest(train_state)
+        elif other == "end":
+            break
+        elif kept is not None and (alone or "a save" not in what):
+            kept.save(epoch)
+    if kept is not None:
+        kept.close()
+
+
 LEAVES: dict[str, Callable[[], Any]] = {
     "the end of its loop": lambda: None,
     "sys.exit": lambda: sys.exit(3),
@@ -315,8 +459,9 @@ def forked(folder: Path, index: int, *args: Any) -> int:
 
     code = 1
     try:
-        one_of(folder, index, *args)
-        code = say("nothing") * 0
+        (slip if len(args) == 3 else one_of)(folder, index, *args)
+        say("nothing")
+        code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException as error:
@@ -331,16 +476,24 @@ def processes(what: str, runs: int, rng: random.Random) -> Outcomes:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     for run in range(runs):
         where, count = ("fit", "evaluate", "own loop")[run % 3], COUNTS[run % 4 == 3]
+        kind: tuple[str, ...] = (where, what)
+        if what in SLIPS:
+            kind, count = (what,), COUNTS[run % 2]
         folder = Path(tempfile.mkdtemp())
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        pids = [forked(folder, i, where, what, port, count) for i in range(count)]
+        pids = [forked(folder, i, *kind, port, count) for i in range(count)]
         begun, ends = time.time(), {}
+        aborted = False
         while len(ends) < count and time.time() < begun + QUIET:
             for pid in pids:
-                if pid not in ends and os.waitpid(pid, os.WNOHANG)[0]:
+                if pid in ends:
+                    continue
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
                     ends[pid] = time.time()
+                    aborted = aborted or (os.WIFSIGNALED(status) and what != "a kill")
             time.sleep(0.05)
         for pid in set(pids) - set(ends):
             os.kill(pid, signal.SIGKILL)
@@ -349,13 +502,21 @@ def processes(what: str, runs: int, rng: random.Random) -> Outcomes:
         texts = [path.read_text().split(" ", 1) for path in sorted(folder.glob("said.*"))]
         said = [words for _, words in texts]
         raised = max([float(at) for at, _ in texts], default=mark) - mark
-        ours = "the processes differ", "the disk is gone", "nothing", "another process ended"
+        differ = "the processes differ", "must share the folder", "another process ended"
+        ours = *differ, "the disk is gone", "nothing"
         wrong = [words for words in said if not any(one in words for one in ours)]
         if len(ends) < count:
             outcome = "hanging"
+        elif aborted:
+            outcome = "aborted"
+        elif wrong:
+            outcome = "foreign"
+        elif what in SLIPS and not any(one in words for words in said for one in differ):
+            outcome = "silent"
         else:
-            outcome = "foreign" if wrong else "fine"
-        yield f"{outcome} {raised:.1f} seconds, {where} of {count}: {wrong}"
+            outcome = "fine"
+        took = max(ends.values(), default=begun) - begun if what in SLIPS else raised
+        yield f"{outcome} {took:.1f} seconds, {kind} of {count}: {wrong}"
         shutil.rmtree(folder)
 
 
@@ -456,13 +617,53 @@ def killed(name: str, runs: int, rng: random.Random) -> Outcomes:
             yield f"lost {error!r}"
 
 
-WORKS = {"own loops": own_loop, "fit": in_fit, "save": in_save, "generate": in_generate}
+# Files of strangers, and calls with one bad argument.
+
+
+def strangers(runs: int, rng: random.Random) -> Outcomes:
+    """Every reader with every file of `tests.readers`, under an audit hook."""
+    command = [sys.executable, "-m", "tests.readers", tempfile.mkdtemp()]
+    environment = {name: value for name, value in os.environ.items() if name != "TFDS_DATA_DIR"}
+    done = subprocess.run(command, cwd=kills.ROOT, env=environment, capture_output=True, text=True)
+    for case, seen in json.loads(done.stdout.splitlines()[-1]).items():
+        yield f"imported {case}: {seen}" if seen else "fine"
+
+
+def bad_arguments(runs: int, rng: random.Random) -> Outcomes:
+    """Calls of `tools.hostile`: an error of ours, a value that is right, or neither."""
+    from tools import hostile
+
+    everything = hostile.cases(hostile.good_calls())
+    for case in rng.sample(everything, min(runs, len(everything))):
+        found = hostile.outcome(case)
+        kinds = {"foreign": "foreign", "wrong": "silent"}
+        told = hostile.told(case, found) if found.what in kinds else ""
+        yield f"{kinds.get(found.what, 'fine')} {told}".strip()
+
+
+WORKS = {
+    "own loops": own_loop,
+    "functions": in_function,
+    "fit": in_fit,
+    "save": in_save,
+    "generate": in_generate,
+}
 TRIES: dict[str, Callable[[int, random.Random], Outcomes]] = {
-    **{f"lines of {name}": partial(interrupts, make, False) for name, make in WORKS.items()},
-    **{f"signals in {name}": partial(interrupts, make, True) for name, make in WORKS.items()},
-    **{f"processes: {what}": partial(processes, what) for what in UNEVEN},
+    **{f"lines of {name}": partial(interrupts, make, 0) for name, make in WORKS.items()},
+    **{
+        f"Ctrl-C in {name}": partial(interrupts, make, signal.SIGINT)
+        for name, make in WORKS.items()
+    },
+    **{
+        f"SIGALRM in {name}": partial(interrupts, make, signal.SIGALRM)
+        for name, make in WORKS.items()
+    },
+    **{f"stopped: {what}": partial(stopped, what) for what in STOPS},
+    **{f"processes: {what}": partial(processes, what) for what in (*UNEVEN, *SLIPS)},
     "false checkpoints": checkpoints,
     "false datasets": datasets,
+    "files of strangers": strangers,
+    "bad arguments": bad_arguments,
     **{f"kills: {name}": partial(killed, name) for name in [*kills.KINDS, *scenarios.SCENARIOS]},
     **{f"LAPACK: {name}": partial(lapack, name) for name in [*PROGRAMS, "gabors"]},
 }
@@ -519,7 +720,7 @@ def main() -> None:
         shares = [f"{1000 * tally[one] / tried:9.3g}" for one in OUTCOMES[1:]]
         took = f"{np.median(seconds):.1f}, {max(seconds):.1f}" if seconds else ""
         print(f"{name:32}{tried:9,}", *shares, " ", took, flush=True)
-        bad += sum(tally[one] for one in ("lost", "imported", "hanging"))
+        bad += sum(tally[one] for one in ("lost", "imported", "silent", "aborted", "hanging"))
     sys.exit(bad > 0)
 
 

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.distributed.rules import put_silently
-from jaxnet.services.checks import at_least
 from jaxnet.services import peers
+from jaxnet.services.checks import at_least
 from jaxnet.services.peers import agree, events, heard, shapes, told
 from jaxnet.services.preemption import soon_asked
 from jaxnet.services.trees import PyTree

@@ -195,7 +195,7 @@ def _received(who: str, said: Said) -> np.ndarray:
     limit = patience()
     try:
         answer = _first(answers, min(SAID, limit))
-        if answer is None:
+        if answer is None and limit > SAID:
             print(f"{_waiting(who, said)} for {SAID} seconds", file=sys.stderr, flush=True)
             answer = _first(answers, limit - SAID)
     except BaseException:  # Ctrl-C: the row is still on its way

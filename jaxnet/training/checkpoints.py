@@ -386,7 +386,9 @@ class Checkpoints:
                 raise error or OSError(errors[0])
             stored.by_first(lambda: self._finish(saving.step))
             self._at = saving.step
-        except Exception:  # in all processes, of which each may have a disk of its own
+        except Exception as raised:  # in all processes, of which each may have a disk of its own
+            if raised is not error and not failed(raised):
+                raise
             shutil.rmtree(self._half(saving.step), ignore_errors=True)
             self._last.clear()
             raise
@@ -490,6 +492,16 @@ def _any_process(flag: bool) -> bool:
     return any(peers.agree("Checkpoints", peers.everyone(), words, int(flag)).numbers)
 
 
+def failed(error: Exception) -> bool:
+    """Return whether a save has failed; else a signal's handler raised, and it can be repeated.
+
+    Example:
+      >>> failed(OSError("the disk is full"))
+      True
+    """
+    return isinstance(error, OSError | ValueError | MemoryError | RuntimeError)
+
+
 def best_mode(who: str, name: str, mode: str | None) -> str:
     """Return "min" or "max" for the best value of a metric; raise if only the user can know.
 
@@ -533,6 +545,8 @@ class _Saving:
                     self._write()
                     self.done = True
             except Exception as error:
+                if threading.current_thread() is threading.main_thread() and not failed(error):
+                    raise
                 self._error, self.done = error, True
             finally:
                 self._lock.release()

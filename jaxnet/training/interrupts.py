@@ -58,10 +58,10 @@ _handled = Handled()
 def uninterrupted(step: Callable[[Any, PyTree], Any], train_state: Any, batch: PyTree) -> Any:
     """Return `step(train_state, batch)`, which no signal ends once it has donated.
 
-    Until then, for example while it compiles, signals are handled at once, but for an `Exception`
-    that a handler raises, which comes after the step. A handler of the user is called as late as
-    Python's own. What it raises takes the train_state along. In other threads, and with handlers
-    that are not in Python, nothing changes.
+    Until then, for example while it compiles, signals are handled at once; but an `Exception` that
+    a handler raises, which JAX could handle, comes before the next step. A handler of the user is
+    called as late as Python's own. What it raises takes the train_state along. In other threads,
+    and with handlers that are not in Python, nothing changes.
 
     Example:
       >>> uninterrupted(lambda train_state, batch: train_state + batch, 1, 2)
@@ -71,7 +71,7 @@ def uninterrupted(step: Callable[[Any, PyTree], Any], train_state: Any, batch: P
         return step(train_state, batch)
     if _noted:
         _send_all(train_state)
-    handlers = dict(zip(numbers, map(getsignal, numbers), strict=True))
+    handlers = [*map(getsignal, numbers)]
 
     def note(number, frame):  # annotations would be evaluated at each step
         at = frame
@@ -81,30 +81,24 @@ def uninterrupted(step: Callable[[Any, PyTree], Any], train_state: Any, batch: P
         ):
             at = at.f_back
         if at is not None and is_spent(train_state):
-            _noted[number] = mine = object()
-            threading.Timer(LATE, _send, (number, mine)).start()
+            _send_later(number)
             return
         try:
-            handlers[number](number, frame)
+            handlers[numbers.index(number)](number, frame)
         except Exception as error:
             if at is None:
                 raise
-            held.append(error)  # JAX handles some inside the step, and calls its program twice
+            _send_later(number, error)  # JAX handles some, and calls its program twice
         except BaseException as error:
             if at is not None:
                 give(error, train_state)
             raise
 
-    held: list[Exception] = []
     try:
         (*_,) = map(handle, numbers, repeat(note))
-        after = step(train_state, batch)
+        return step(train_state, batch)
     finally:  # Python looks for signals after every call, but not after unpacking
-        (*_,) = map(handle, numbers, handlers.values())
-    if held:
-        give(held[0], after[0])
-        raise held[0]
-    return after
+        (*_,) = map(handle, numbers, handlers)
 
 
 def recover(error: BaseException | None = None) -> Any:
@@ -180,14 +174,22 @@ def is_spent(tree: PyTree) -> bool:
 
 def _send_all(train_state: Any) -> None:
     """Send the noted signals, with the train_state in hand that the next step would use up."""
-    numbers = [*_noted]
+    noted = dict(_noted)
     _noted.clear()
     try:
-        for number in numbers:
+        for number, error in noted.items():
+            if isinstance(error, Exception):
+                raise error
             signal.raise_signal(number)
     except BaseException as error:
         give(error, train_state)
         raise
+
+
+def _send_later(number: int, noted: object = None) -> None:
+    """Note a signal, and what its handler has raised, if it was called."""
+    _noted[number] = noted = noted or object()
+    threading.Timer(LATE, _send, (number, noted)).start()
 
 
 def _send(number: int, noted: object) -> None:

@@ -138,7 +138,9 @@ def fit(
             "loop can use the train_state that was passed"
         )
     pace = Pace(steps_per_dispatch)
-    description = ", ".join(str(position.run[name]) for name in ("objective", "optimizer"))
+    description = ", ".join(
+        str((position.run or {}).get(name)) for name in ("objective", "optimizer")
+    )
     loop = _FitLoop(trainer.objective, source, description, end, every, pace, measure, progress)
     return Epochs(trainer, loop.epochs(train_state, position))
 

@@ -223,3 +223,102 @@ def test_processes_with_disks_of_their_own_are_told(on_processes, tmp_path):
         (tmp_path / str(index)).mkdir()
     program = f"folder = {str(tmp_path)!r}\n{START}{SEEN}"
     assert on_processes(program + OWN_DISKS, 2) == ["0", "0"]
+
+
+SHORT = """
+start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh)
+data = put((x, y), 64)
+with jn.Checkpoints(folder) as kept:
+    for epoch in jn.fit(trainer, start, data, epochs=10_000, batch_size=32, progress=False):
+        kept.save(epoch)
+        print(epoch.step, flush=True)
+        if index == 1 and epoch.number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+print("never")
+"""
+
+WORKERS = """
+class Workers(Loader):  # whose workers the signal ends too, in one of the processes
+    def __iter__(self):
+        for number in range(3):
+            yield from super().__iter__()
+        if index == 1:
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated")
+        yield from super().__iter__()
+
+start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh)
+fed = jn.distributed.feed(Workers(), mesh, P("data"))
+with jn.Checkpoints(folder) as kept:
+    for epoch in jn.fit(trainer, start, fed, steps=10_000, every=500, progress=False):
+        kept.save(epoch)
+        print(epoch.step, flush=True)
+print("never")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("program", [SHORT, WORKERS], ids=["short passes", "workers"])
+def test_a_signal_to_one_process_saves_in_all(program, on_processes, tmp_path):
+    first, second = on_processes(f"folder = {str(tmp_path)!r}\n{START}{program}", 2, expect=143)
+    assert first == second and int(first) < 30
+    assert str(tmp_path / first) in map(str, tmp_path.iterdir())
+
+
+ALONE = """
+start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh)
+data = put((x, y), 64)
+kept = jn.Checkpoints(folder)
+try:
+    if what == "another seed":
+        jn.distributed.put(trainer.init(jax.random.key(index), (x, y)), mesh)
+    elif what == "one step more":
+        now = start
+        for _ in range(5 + index):
+            now, metrics = trainer.step(now, data)
+        print(float(metrics["loss"]))
+        sys.exit()
+    for epoch in jn.fit(trainer, start, data, epochs=2, batch_size=16):
+        if index == 0:
+            kept.save(epoch) if what == "a save" else kept.newest(start)
+    kept.close()
+except RuntimeError as error:
+    print(str(error).replace("\\n", " "))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("what", "words"), [
+    ("a save", "process 0: Checkpoints saves step 4; process 1: fit goes on after step 4"),
+    ("newest", "process 0: Checkpoints reads the newest step; process 1: fit goes on"),
+    ("another seed", "process 0: puts arrays of checksum"),
+    ("one step more", "process 0: left; process 1: makes a step"),
+])  # fmt: skip
+def test_what_one_process_does_alone_is_told(what, words, on_processes, tmp_path):
+    """Such as a save inside `if jax.process_index() == 0:`, which aborted all of them."""
+    program = f"folder, what = {str(tmp_path)!r}, {what!r}\n{START}{ALONE}"
+    *_, last = on_processes(program, 2)
+    assert "the processes differ, so all stop" in last and words in last, last
+    assert "take them out of `if jax.process_index() == 0:`" in last
+
+
+WAITS = """
+jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh)
+if index == 0:
+    began = time.monotonic()
+    raises("has waited for process 1 for 3 seconds", lambda: jn.Checkpoints(folder).newest(
+        trainer.init(jax.random.key(0), (x, y))), RuntimeError)
+    print(time.monotonic() - began, flush=True)
+time.sleep(6)
+os._exit(0)  # the first process later, since it leads the others
+"""
+
+
+@pytest.mark.long
+def test_a_process_that_says_nothing_is_waited_for_no_longer_than_is_allowed(
+    on_processes, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("JAXNET_WAIT", "3")
+    first, _ = on_processes(f"folder = {str(tmp_path)!r}\n{START}{WAITS}", 2)
+    assert 3 <= float(first) < 6

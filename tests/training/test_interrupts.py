@@ -199,18 +199,6 @@ def test_the_run_saves_and_ends(tmp_path, stream, number):
     assert position.done == 11
 
 
-def test_a_signal_that_is_ignored_stays_so():
-    """As SIGHUP is under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with preemption.listening():
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not preemption.asked()
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
 def in_a_function(trainer, train_state, end, steps=10**6):
     """A usual form of loop, whose caller has the train_state only at its end."""
     for number in range(steps):
@@ -321,22 +309,3 @@ def test_other_drivers_say_what_is_lost(name, trainer, train_state, tmp_path, ca
         calls[name]()
     assert stopped.value.code == 143
     assert f"{name}: SIGTERM asked this run to stop; " in capsys.readouterr().err
-
-
-def test_without_a_signal_nothing_happens():
-    with preemption.listening():
-        assert not preemption.asked()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def test_other_threads_are_left_alone():
-    found = []
-
-    def run():
-        with preemption.listening():
-            found.append(signal.getsignal(signal.SIGTERM))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert found == [signal.SIG_DFL]
