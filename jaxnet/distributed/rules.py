@@ -90,7 +90,7 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
       'data'
     """
     speaks = current_thread() is main_thread()  # in a thread it would mix with other programs
-    if speaks and not local:
+    if speaks and not local and isinstance(mesh, Mesh):  # else an error follows
         # Before JAX compares the arrays of all processes, for ever if one puts others.
         agree("put", mesh, f"puts {_checksums(tree, mesh)}")
     placed = put_silently(tree, mesh, rules, local=local)

@@ -245,8 +245,8 @@ def test_a_handler_that_raises_loses_no_train_state(number, trainer, train_state
     interrupts._handled._until = 0
     try:
         for turn in range(20):
-            threading.Timer(0.005 + 0.001 * turn, os.kill, (os.getpid(), number)).start()
             try:
+                threading.Timer(0.005 + 0.001 * turn, os.kill, (os.getpid(), number)).start()
                 in_a_function(trainer, train_state, lambda number: None)
             except TimeoutError as error:
                 train_state = jn.training.recover(error)

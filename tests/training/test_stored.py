@@ -59,7 +59,7 @@ def test_an_optimizer_is_told_by_all_its_states(optimizer, kinds):
 def test_what_the_first_process_found_is_that_of_all(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(stored, "of_all_processes", lambda own: ['[[7, 9], null, ""]', own])
+    monkeypatch.setattr(stored, "of_all", lambda who, own: ['[[7, 9], null, ""]', own])
     assert by_first(lambda: [1]) == [7, 9]
 
 
