@@ -3,7 +3,7 @@
 
 /* tanh as a quotient of two polynomials, as in XLA; NaN stays NaN. */
 INLINE VEC NAME(tanh)(VEC x) {
-  const float most = 7.90531110763549805f;
+  const float most = 8.078094482421875f; /* where the quotient is 1, with and without fused products */
   NAME(ints) high = x > most, low = x < -most;
   NAME(ints) bits = ((NAME(ints))x & ~(high | low)) | ((NAME(ints))((VEC){0} + most) & high) |
                     ((NAME(ints))((VEC){0} - most) & low);

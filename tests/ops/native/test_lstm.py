@@ -105,6 +105,19 @@ def test_nan_and_infinity_pass_through_a_loop(monkeypatch, where, value, cell):
     jax.tree.map(np.testing.assert_array_equal, *jax.tree.map(np.isnan, (found, expected)))
 
 
+@pytest.mark.parametrize("size", [20.0, 1e30, np.inf])
+@pytest.mark.parametrize("cell", [LSTM, TANH], ids=["lstm", "rnn"])
+def test_saturated_steps_have_no_slope(cell, size):
+    """As in XLA: a slope of 5e-7 times a huge number of the kernel or carry would pass through."""
+    (pre, kernel, biases, carry), _ = lstm_arguments(masked=False, cell=cell)
+    saturated = jnp.where(pre < 0, -size, size)
+    given = saturated, 0 * kernel, biases, carry
+    by_pre, *_ = compiled(jax.grad(lstm_loss), given, None)(given, None)
+    if cell.memory:  # the carry stays where it forgets nothing
+        by_pre = by_pre.reshape(*by_pre.shape[:2], 4, -1)[..., :3, :]
+    assert not by_pre.any()
+
+
 @pytest.mark.slow
 def test_what_an_lstm_leaves_to_xla():
     given, mask = lstm_arguments()
