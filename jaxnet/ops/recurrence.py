@@ -275,8 +275,15 @@ def _loop_with_slopes(cell, pre, kernel, biases, carry, mask):
     return h, final, (by_gates, *slopes)
 
 
+def _finite_unless_kept(mask, slopes):
+    return jnp.where(mask | jnp.isfinite(slopes), slopes, 0)
+
+
 def _push(cell, slopes, kernel, mask, d, d_carry):
     """Return the tangents of h of all steps and of the last carry, linear in d and d_carry."""
+    if mask is not None:
+        # The gradient of a step that is left out is 0, but not 0 times NaN.
+        slopes = jax.tree.map(partial(_finite_unless_kept, mask), slopes)
     # So the backward loop multiplies in the plain order, instead of this loop.
     transposed = kernel.T
     rows_of_both = (((1,), (1,)), ((), ()))

@@ -118,6 +118,16 @@ def test_saturated_steps_have_no_slope(cell, size):
     assert not by_pre.any()
 
 
+def test_steps_that_are_left_out_may_be_nan_in_xla_too(monkeypatch):
+    given, mask = lstm_arguments()
+    pre = jnp.where(mask, given[0], jnp.nan)
+    given = pre, *given[1:]
+    gradient = jax.grad(lstm_loss)
+    found = compiled(gradient, given, mask)(given, mask)
+    near(in_xla(monkeypatch, gradient, given, mask), found, 2e-5)
+    assert jax.tree.all(jax.tree.map(lambda a: jnp.isfinite(a).all(), found))
+
+
 @pytest.mark.slow
 def test_what_an_lstm_leaves_to_xla():
     given, mask = lstm_arguments()
