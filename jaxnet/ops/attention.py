@@ -450,6 +450,8 @@ def _scaled_products(scoring, q, k, wide):
     """Return the products of `_products` times the scale."""
     size = q.shape[-1]
     scale = 1 / math.sqrt(size) if scoring.scale is None else scoring.scale
+    if q.shape[1] == 1:
+        q = q.astype(wide)  # as `_products` does
     if q.dtype != wide:
         return _products(q, k, wide) * scale
     # The queries are scaled, not the scores: XLA multiplies scores by a number anew where it

@@ -580,8 +580,12 @@ def _fixed(how, k, fixed):
 
 def _scores(how, q, k, bias):
     wide = jnp.promote_types(q.dtype, jnp.float32)
+    scale = how.scoring.scale
+    if q.dtype == wide:  # as in `attention._scaled_products`, for scores of 1e10 and more
+        q = q * scale
+        scale = 1
     products = jnp.einsum("bgrqd,bgkd->bgrqk", q, k, preferred_element_type=wide)
-    return how.scoring.capped(products * how.scoring.scale, bias)
+    return how.scoring.capped(products * scale, bias)
 
 
 def _mix(p, v):
