@@ -12,6 +12,7 @@ import jaxnet as jn
 from jaxnet.ops import blockwise
 from jaxnet.ops.attention import Scoring, dot_product_attention, in_window
 from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see, sizes_of_blocks
+from jaxnet.ops.native import call
 from jaxnet.profile.program import flops_of, parse
 from tests.helpers import close, compiled, temporary
 
@@ -543,3 +544,20 @@ def test_an_export_of_any_batch_and_time():
         run = jax.jit(lambda x: layer.apply(params, {}, x)[0])
         y = jax.export.export(run)((of_x, of_lengths)).call((x, lengths))
         np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("time", [1, 40])
+@pytest.mark.parametrize("size", [1e18, 1e25])
+def test_scores_of_any_size_have_a_softmax_in_xla(monkeypatch, time, size):
+    """Scores that XLA scales twice, with another rounding, have a largest one that is not 0."""
+    monkeypatch.setattr(call, "on_one_device", lambda context: False)
+    dtype = jnp.bfloat16 if time == 1 else jnp.float32
+    attend = dot_product_attention if time == 1 else blockwise_attention
+    q, k, v = inputs(2, time, 70, 4, 2, 20, 24, dtype)
+
+    def both(q, k, v):
+        y, pull = jax.vjp(attend, q, k, v)
+        return y, pull(y)
+
+    (y, _), _ = compiled(both, q * size, k, v)(q * size, k, v)
+    assert jnp.isfinite(y).all()
