@@ -1,6 +1,7 @@
 """Tests the kernels in C on random shapes, without JAX and beside pages they must not touch.
 
     python -m tools.native --cases 2000
+    python -m tools.native --cases 1000 --builds addresses --kernels product winograd gemv
 
 Compiles native.c with the kernels and runs it once as it is, once with the sanitizers of addresses
 and undefined behavior, and once with the sanitizer of threads. Needs GCC or Clang under Linux. NEON
@@ -15,20 +16,30 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxnet.ops import native
 
 SOURCE = Path(__file__).parent / "native.c"  # which includes kernels.c
 UNITS = sorted(set(native.LIBRARY.parent.glob("*.c")) - {native.LIBRARY.with_name("kernels.c")})
+SANITIZERS = "address,undefined,float-cast-overflow"
 BUILDS = {
     "pages": ["-O3"],
-    "addresses": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "addresses": ["-O1", f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all"],
     "threads": ["-O1", "-fsanitize=thread"],
 }
 
 
-def run(build: str, cases: int, seed: int = 0, under: str = "") -> str:
+KERNELS = (
+    "convolution", "product", "winograd", "lstm", "rnn", "gemv", "attention", "attention_one",
+    "norm", "moments", "pool", "keep",
+)  # fmt: skip
+# New memory is NaN throughout, so that reading what nobody wrote shows in the results.
+MEMORY = "malloc_fill_byte=255:max_malloc_fill_size=1000000000"
+
+
+def run(build: str, cases: int, seed: int = 0, under: str = "", kernels: Sequence[str] = ()) -> str:
     """What one build prints about its cases.
 
     Args:
@@ -36,6 +47,7 @@ def run(build: str, cases: int, seed: int = 0, under: str = "") -> str:
       cases: Number of random cases of each kernel.
       seed: Seed of the cases.
       under: Command that runs the program, such as an emulator.
+      kernels: Names of `KERNELS`; all if there are none.
 
     Raises:
       RuntimeError: If a case fails, with what the program printed.
@@ -49,8 +61,9 @@ def run(build: str, cases: int, seed: int = 0, under: str = "") -> str:
         subprocess.run(
             [*compiler, *options, SOURCE, *UNITS, "-o", program, "-lpthread", "-lm"], check=True
         )
-        command = [*shlex.split(under), program, str(cases), str(seed)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [*shlex.split(under), program, str(cases), str(seed), *kernels]
+        env = {**os.environ, "ASAN_OPTIONS": MEMORY}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         said = f"{done.stdout}{done.stderr[-3000:]}" or "no message"
         raise RuntimeError(f"{build}: exit status {done.returncode}: {said}")
@@ -63,10 +76,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--builds", nargs="+", default=list(BUILDS), choices=BUILDS)
     parser.add_argument("--under", default="", help="a command that runs the program")
+    parser.add_argument("--kernels", nargs="+", default=[], choices=KERNELS)
     given = parser.parse_args()
     for build in given.builds:
         try:
-            print(f"{build}: {run(build, given.cases, given.seed, given.under)}", flush=True)
+            said = run(build, given.cases, given.seed, given.under, given.kernels)
+            print(f"{build}: {said}", flush=True)
         except RuntimeError as error:
             sys.exit(str(error))
 
