@@ -71,8 +71,7 @@ def multi_head_attention(
       floats    (batch or 1, heads or 1, time or 1, positions). They are added to the scores. -inf
                 masks a position, and NaN gives NaN. For numbers that depend on positions alone,
                 such as ALiBi's slopes, write `bias=`, which also works in a stream.
-    A boolean mask of two axes raises an error if batch and time are equal, because it could also be
-    (time, positions). Write mask[:, None] for padding and mask[None] for one row per query.
+    A mask of two axes is padding, a row per sequence. For one row per query write mask[None].
     NaN at a masked position does not reach the outputs of queries that may not attend to it. But it
     reaches the gradients of the projections, because 0 times NaN is NaN: before the net, replace it
     by jnp.where(mask[..., None], x, 0). In a stream, the layer keeps the keys and values of earlier

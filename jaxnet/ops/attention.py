@@ -16,6 +16,7 @@ from jaxnet.ops.native.call import native_call
 from jaxnet.ops.native.keep import bernoulli
 from jaxnet.services.checks import check_range, is_traced
 from jaxnet.services.trees import among, joined, without
+from jaxnet.services.warn import warn
 
 
 class Segments(NamedTuple):
@@ -180,7 +181,6 @@ def expand_mask(
     Raises:
       ValueError: If the mask has the wrong shape or dtype.
       ValueError: If integers (batch, places) are known and not 0 or 1.
-      ValueError: If a mask with two axes could be (batch, places) as well as (time, places).
       ValueError: If lengths are beyond the places; inside `jit` such lengths count as 0 or as all
         places.
 
@@ -210,9 +210,10 @@ def expand_mask(
         return add_table(None, None, mask)
     raise ValueError(
         f"{who}: a mask is lengths, integers ({batch},), or padding, booleans or integers 0 and 1 "
-        f"({batch}, {places}), or jn.Segments, or booleans ({batch} or 1, {time} or 1, {places}) "
-        f"or ({batch} or 1, {heads} or 1, {time} or 1, {places}), or floats with these four axes "
-        f"to add to the scores, got {mask.shape} {mask.dtype}"
+        f"({batch}, {places}), or jn.Segments, or booleans ({batch} or 1, {time} or 1, {places}), "
+        f"as mask[None] has with a row per query, or ({batch} or 1, {heads} or 1, {time} or 1, "
+        f"{places}), or floats with these four axes to add to the scores, got {mask.shape} "
+        f"{mask.dtype}"
     )
 
 
@@ -237,6 +238,18 @@ def _check_padding(who: str, mask: jax.Array) -> None:
         )
 
 
+def _of_padding(who, mask, time):
+    """Return the booleans (batch, 1, 1, places) of padding (batch, places)."""
+    square = mask.shape[0] == time > 1
+    if square and not is_traced(mask) and not isinstance(mask, jax.ShapeDtypeStruct):
+        if np.array_equal(mask, np.tri(*mask.shape, dtype=bool)):
+            warn(
+                f"{who}: the mask {mask.shape} is read as padding, a row per sequence. If it is "
+                "meant to be causal, a row per query, write causal=True or mask[None]"
+            )
+    return mask[:, None, None]
+
+
 def _of_segments(who, segments, scores):
     """Return the booleans (batch, 1, time, places) of segments."""
     batch, _, time, places = scores
@@ -250,18 +263,6 @@ def _of_segments(who, segments, scores):
     first = first[:, None, :, None]
     last = last[:, None, :, None]
     return (first <= jnp.arange(places)) & (jnp.arange(places) < last)
-
-
-def _of_padding(who, mask, time):
-    """Return the booleans (batch, 1, 1, places) of padding (batch, places)."""
-    batch = mask.shape[0]
-    if batch == time and batch != 1:
-        raise ValueError(
-            f"{who}: a mask {mask.shape} could be (batch, places) or (time, "
-            f"places), since batch and time are both {batch}. Write mask[:, None] for "
-            "padding, a row per sequence; mask[None] for a row per query; or causal=True"
-        )
-    return mask[:, None, None]
 
 
 def add_table(seen: Any, bias: Any, table: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -71,7 +71,7 @@ def encoder(
     words = jn.embedding(vocabulary, width, tied=head == "words", name="words")
 
     def encode(m, ids, mask=None, types=None):
-        x = embedded(m, ids, types)
+        x = embedded(m, ids, mask, types)
         for i in range(depth):
             block = jn.transformer_block(
                 heads,
@@ -85,16 +85,12 @@ def encoder(
             x = m(block, x, mask=mask)
         return headed(m, x)
 
-    def embedded(m, ids, segments):
+    def embedded(m, ids, mask, kinds):
         x = m(words, ids)
         if types:
-            segments = jnp.zeros_like(ids) if segments is None else segments
-            x = x + m(jn.embedding(types, width, name="types"), segments)
-        if is_roberta:
-            is_word = (ids != padding).astype(ids.dtype)
-            places = jnp.cumsum(is_word, axis=1) * is_word + padding
-        else:
-            places = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+            kinds = jnp.zeros_like(ids) if kinds is None else kinds
+            x = x + m(jn.embedding(types, width, name="types"), kinds)
+        places = _places(ids, mask, padding if is_roberta else None)
         x = x + m(jn.embedding(positions, width, name="positions"), places)
         return m(drop, m(norm(name="norm"), x))
 
@@ -114,6 +110,28 @@ def encoder(
         return m(jn.dense(labels, name="classes"), m(drop, x))
 
     return jn.compose(encode, name="encoder", kind="encoder")
+
+
+def _places(ids: Any, mask: Any, padding: int | None) -> Any:
+    """Return the position of each token in its sequence.
+
+    Args:
+      ids: Tokens (batch, time).
+      mask: Mask of the attention; in packed rows, `jn.Segments`, positions count anew in each.
+      padding: Token of padding; RoBERTa counts the others, from the number after it. None counts
+        all, from 0.
+    """
+    if isinstance(mask, jn.Segments):
+        places = mask.positions()
+    else:
+        places = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    if padding is None:
+        return places
+    is_word = (ids != padding).astype(ids.dtype)
+    words = jnp.cumsum(is_word, axis=1)
+    first = jnp.arange(ids.shape[1]) - places  # where the sequence of each token begins
+    before = jnp.take_along_axis(words - is_word, first, axis=1)
+    return (words - before) * is_word + padding
 
 
 def options(config: Config) -> dict[str, Any]:

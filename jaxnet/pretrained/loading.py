@@ -160,4 +160,5 @@ def described(net: Layer, config: Mapping[str, Any]) -> Layer:
     def apply(run, params, state, x):
         return run(params, state, x)
 
-    return transformed(net, apply, kind="pretrained", options=_Described(json.dumps(config)))
+    options = _Described(json.dumps(config))
+    return transformed(net, apply, kind="pretrained", clear=True, options=options)

@@ -41,6 +41,8 @@ def tap(layer: Layer, *paths: str) -> Layer:
         raise TypeError(f"tap: paths must be words such as 'block_3/conv_1', got {paths!r:.60}")
     if not paths:
         raise ValueError(f"tap: expected at least one path, such as tap({layer.name}, 'conv_1')")
+    if layer.kind == "pretrained":  # the same net, which knows its configuration
+        layer = layer.inside.layer
     if not callable(layer.inside):
         raise TypeError(
             f"tap: {layer.name} is not composed, so it has no layers inside; tap the network "

@@ -55,12 +55,16 @@ CAUSAL = jnp.tril(jnp.ones((5, 5), bool))
 @pytest.mark.parametrize(
     "shape", [(5, 2, 5, 5), (4, 2, 4, 5)], ids=["self-attention", "a memory of five places"]
 )
-def test_a_square_mask_of_two_axes_is_refused(shape):
-    """Five sequences of five steps and a causal mask: it would be taken for padding."""
+def test_a_square_mask_of_two_axes_is_padding(shape):
+    """Five sequences of five steps; a causal mask is told, since it is meant otherwise."""
     mask = CAUSAL[: shape[2]]
-    words = r"a: .* could be \(batch, places\) or \(time, places\)"
-    with pytest.raises(ValueError, match=words):
-        ops.expand_mask("a", mask, shape)
+    with pytest.warns(UserWarning, match="a: the mask .* is read as padding, a row per sequence"):
+        seen, _ = ops.expand_mask("a", mask, shape)
+    np.testing.assert_array_equal(seen, mask[:, None, None])
+    padding = mask.at[0].set(True)  # as a loader pads
+    for form in (padding, padding.astype(int)):
+        seen, _ = ops.expand_mask("a", form, shape)
+        np.testing.assert_array_equal(seen, padding[:, None, None])
     by_query, _ = ops.expand_mask("a", mask[None], shape)
     by_sequence, _ = ops.expand_mask("a", mask[:, None], shape)
     np.testing.assert_array_equal(by_query, mask[None, None])
@@ -73,7 +77,7 @@ def test_a_mask_of_one_query_and_one_sequence_has_one_reading():
 
 
 def test_a_mask_of_too_many_queries():
-    words = r"0 and 1 \(4, 5\), .*\(4 or 1, 5 or 1, 5\) .*got \(5, 5\)"
+    words = r"0 and 1 \(4, 5\), .*\(4 or 1, 5 or 1, 5\), .*got \(5, 5\)"
     with pytest.raises(ValueError, match=words):
         ops.expand_mask("a", CAUSAL, (4, 2, 5, 5))
 
