@@ -134,19 +134,26 @@ def small() -> tuple[jn.Trainer, jn.TrainState]:
 
 
 def own_loop(folder: Path) -> Work:
+    """A loop in the cell of a notebook, which is run again."""
     trainer, start = small()
     now = [start]
 
     def run():
-        for _ in range(3):
-            now[0], _ = trainer.step(now[0], DATA)
+        try:
+            for _ in range(3):
+                now[0], _ = trainer.step(now[0], DATA)
+        except BaseException as error:
+            sys.last_value = error
+            raise
 
     def check():
         try:
             run()
-        except RuntimeError:
-            now[0] = small()[1]
-            raise
+        except RuntimeError as error:
+            now[0] = jn.training.recover(error)
+            if now[0] is None:
+                now[0] = small()[1]
+                raise
 
     return Work(run, check, LOOP)
 
