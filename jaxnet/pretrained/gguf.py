@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.pretrained.gguf_header import check_places, read_header
+from jaxnet.pretrained.rotations import llama3_scaling
 from jaxnet.services.extras import extra
 from jaxnet.services.files import OneByOne, readable
 
@@ -33,7 +35,12 @@ SCALING = {
     "rope.scaling.original_context_length": "original_max_position_embeddings",
     "rope.scaling.attn_factor": "attention_factor",
 }  # fmt: skip
-IGNORED = {"vocab_size", "rope.dimension_count", "attention.value_length"}
+IGNORED = {"vocab_size", "rope.dimension_count", "attention.value_length", "tensor_data_layout"}
+# Entries with a value that has no effect.
+NEUTRAL = {
+    "rope.scaling.type": "none", "expert_count": 0, "expert_used_count": 0,
+    "attention.causal": True, "rope.scaling.finetuned": False, "leading_dense_block_count": 0,
+}  # fmt: skip
 NAMES = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
@@ -52,6 +59,12 @@ FACTORS = {
     "rope_factors_short.weight": "short_factor",
     "rope_factors_long.weight": "long_factor",
 }
+# The factors of the rotations of Llama 3.1 and later, and the lengths of training they may be for.
+LLAMA3 = "rope_freqs.weight"
+LLAMA3_LENGTHS = 8192, 4096, 16384, 32768, 65536, 131072
+LLAMA3_TURNS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+# Types of weights that are whole numbers or wider than float32, which no layer here has.
+OTHER_TYPES = {"I8", "I16", "I32", "I64", "F64"}
 LARGEST = 46, 62  # layers of Gemma 2 and 3 of 27B, whose queries have another scale
 
 
@@ -142,8 +155,11 @@ def opened(who: str, path: Path) -> tuple[dict[str, Any], Any]:
     """Return the entries of a file of llama.cpp by name, and its tensors."""
     package = extra("gguf", "gguf", who, "pretrained")
     try:
-        reader = package.GGUFReader(readable(who, path))
-    except (ValueError, IndexError) as error:
+        header = read_header(readable(who, path))
+        reader = package.GGUFReader(path)
+        sizes = {tensor.name: int(tensor.n_bytes) for tensor in reader.tensors}
+        check_places(header, sizes, path.stat().st_size)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise ValueError(f"{who}: {path} is not a file of llama.cpp: {error}") from None
     fields = {name: field.contents() for name, field in reader.fields.items()}
     return fields, reader.tensors
@@ -166,6 +182,8 @@ def _read(
     }
     if kind.startswith("gemma"):
         config["query_pre_attn_scalar"] = _gemma_scale(config)
+    if weights.divisors is not None:
+        config["rope_scaling"] = _llama3_rotation(path, config, fields, weights.divisors)
     if kind == "phi3":
         rotated = fields.get("phi3.rope.dimension_count")
         config |= _phi3_rotation(config, rotated, weights.factors)
@@ -177,7 +195,7 @@ def _entries(path: Path, fields: dict[str, Any], kind: str) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name, value in fields.items():
         entry = name.removeprefix(f"{kind}.")
-        if entry == name or entry in IGNORED:
+        if entry == name or entry in IGNORED or NEUTRAL.get(entry, ...) == value:
             continue
         if entry in SCALING:
             config.setdefault("rope_scaling", {})[SCALING[entry]] = value
@@ -186,6 +204,33 @@ def _entries(path: Path, fields: dict[str, Any], kind: str) -> dict[str, Any]:
         else:
             raise ValueError(f"load: {path}: the entry {name!r} = {value!r:.60} is not known here")
     return config
+
+
+def _llama3_rotation(
+    path: Path, config: dict[str, Any], fields: dict[str, Any], divisors: np.ndarray
+) -> dict[str, Any]:
+    """Return the entries whose factors a file has as weights, one for each rotated pair.
+
+    Raises:
+      ValueError: If they are not those of Llama 3.
+    """
+    base = config.get("rope_theta", 10_000.0)
+    size = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    angles = base ** (-np.arange(0, size, 2) / size)
+    factor = float(divisors.max(initial=1))
+    for length in LLAMA3_LENGTHS:
+        low, high = LLAMA3_TURNS.values()
+        scaled = llama3_scaling(angles, factor=factor, low=low, high=high, length=length)
+        if scaled.shape == divisors.shape and np.allclose(angles / divisors, scaled, rtol=1e-4):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "original_max_position_embeddings": length,
+                **LLAMA3_TURNS,
+            }
+    raise ValueError(
+        f"load: {path}: the factors {LLAMA3} are not those of Llama 3, got {divisors[:8]}"
+    )
 
 
 def _gemma_scale(config: dict[str, Any]) -> int:
@@ -219,6 +264,15 @@ def _phi3_rotation(
     return entries
 
 
+def _check_finite(tensor: Any, numbers: np.ndarray) -> None:
+    """Raise if weights or their scales are not finite; scales must fit float16."""
+    if not np.isfinite(numbers).all():
+        raise ValueError(
+            f"load: the weights {tensor.name!r:.60} ({tensor.tensor_type.name}) are damaged: some "
+            "of them, or of their scales in float16, are not finite"
+        )
+
+
 class Tensors(OneByOne):
     """Weights of a file by their names in transformers, each made floats when it is read.
 
@@ -229,6 +283,7 @@ class Tensors(OneByOne):
     Fields:
       kinds: How the weights are stored that can be read as integers, by name.
       factors: Factors of LongRoPE, by their names in a configuration.
+      divisors: Numbers that divide the angles of Llama 3, or None.
     """
 
     def __init__(self, tensors: Any, fields: Mapping[str, Any], kind: str):
@@ -242,9 +297,17 @@ class Tensors(OneByOne):
             groups = fields.get("llama.attention.head_count_kv", heads)
             self._heads = {"attn_q": heads, "attn_k": groups}
         self.factors: dict[str, Any] = {}
+        self.divisors: np.ndarray | None = None
         weights = []
         for tensor in tensors:
-            if kind == "phi3" and tensor.name in FACTORS:
+            if tensor.tensor_type.name in OTHER_TYPES:
+                raise ValueError(
+                    f"load: the weights {tensor.name!r:.60} must be floats or blocks of integers, "
+                    f"got {tensor.tensor_type.name}"
+                )
+            if tensor.name == LLAMA3:
+                self.divisors = np.asarray(tensor.data, np.float64)
+            elif kind == "phi3" and tensor.name in FACTORS:
                 self.factors[FACTORS[tensor.name]] = tensor.data.tolist()
             else:
                 weights.append(tensor)
@@ -291,6 +354,7 @@ class Tensors(OneByOne):
         tensor = self._tensors[name]
         floats = self._quants.dequantize(tensor.data, tensor.tensor_type)
         array = np.asarray(self._turned(tensor, floats), np.float32)
+        _check_finite(tensor, array)
         if self._gemma and name.endswith("norm.weight"):
             array = array - 1  # which llama.cpp has added
         return array
@@ -331,7 +395,9 @@ class Tensors(OneByOne):
         numbers_of_block = self._quants.GGML_QUANT_SIZES[tensor.tensor_type][0]
         if numbers_of_block == kind.group:  # they come first
             first = 2 * kind.floats.index(part)
-            return blocks[:, first : first + 2].copy().view(np.float16)[:, 0]
+            floats = blocks[:, first : first + 2].copy().view(np.float16)[:, 0]
+            _check_finite(tensor, floats)
+            return floats
         # In the file they are products. They follow from the floats of one integer everywhere.
         blocks = blocks.copy()
         if part == "lowest":
@@ -344,7 +410,10 @@ class Tensors(OneByOne):
         for first, last, _, _ in kind.planes:
             blocks[:, first:last] = byte
         floats = self._quants.dequantize(blocks.reshape(1, -1), tensor.tensor_type)[0]
-        return (floats[:: kind.group] / factor).astype(np.float16)
+        with np.errstate(over="ignore"):
+            halves = (floats[:: kind.group] / factor).astype(np.float16)
+        _check_finite(tensor, halves)
+        return halves
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

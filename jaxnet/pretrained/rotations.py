@@ -230,7 +230,7 @@ def _llama3(rope: Rope, sizes: Sizes) -> dict[str, Any]:
             f"low_freq_factor, got {rope.entries!r:.200}"
         )
     length = int(sizes.trained)
-    return {"scaling": partial(_llama3_scaling, factor=factor, low=low, high=high, length=length)}
+    return {"scaling": partial(llama3_scaling, factor=factor, low=low, high=high, length=length)}
 
 
 SCALINGS: dict[str, Callable[[Rope, Sizes], dict[str, Any]]] = {
@@ -248,7 +248,7 @@ def _divided(by: Any) -> Callable:
     return lambda angles: angles / np.asarray(by)
 
 
-def _llama3_scaling(angles, *, factor, low, high, length):
+def llama3_scaling(angles, *, factor, low, high, length):
     """Slow down the slow rotations of `rotary`, as Llama 3.1 does for long sequences.
 
     Args:

@@ -150,3 +150,100 @@ def test_smollm2_answers():
     ids = jnp.array([[504, 3575, 282, 4649, 314]])  # "The capital of France is"
     text = jn.decoding.generate(net, params, ids, length=2, temperature=0, progress=False)
     assert text.lists() == [[7042, 30]]  # " Paris."
+
+
+def with_tensors(monkeypatch, change):
+    """Let files be read as if other weights were in them."""
+    read = files.opened
+
+    def opened(who, path):
+        fields, tensors = read(who, path)
+        return change(dict(fields), list(tensors))
+
+    monkeypatch.setattr(files, "opened", opened)
+
+
+class Stored:
+    """Weights as the package gguf gives them."""
+
+    def __init__(self, name, data, kind="F32"):
+        from gguf import GGMLQuantizationType
+
+        self.name, self.data, self.shape = name, np.asarray(data), np.shape(data)[::-1]
+        self.tensor_type = GGMLQuantizationType[kind]
+
+
+def test_the_factors_of_llama_3_are_its_scaling(tmp_path, monkeypatch):
+    """As the converter of llama.cpp writes them; every file of Llama 3.1 and 3.2 was refused."""
+    pytest.importorskip("gguf")
+    written(tmp_path / "model.gguf")
+    frequencies = 5e3 ** (-np.arange(0, 16, 2) / 16)
+    waves = 2 * np.pi / frequencies
+    smooth = (8192 / waves - 1) / (4 - 1)
+    between = 1 / ((1 - smooth) / 32 + smooth)
+    factors = np.where(waves < 8192 / 4, 1, np.where(waves > 8192, 32, between))
+
+    def change(fields, tensors):
+        return fields, [*tensors, Stored("rope_freqs.weight", np.float32(factors))]
+
+    with_tensors(monkeypatch, change)
+    config, weights = files.read_gguf(tmp_path / "model.gguf")
+    assert config["rope_scaling"] == {
+        "rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    }  # fmt: skip
+    assert "rope_freqs.weight" not in weights
+    load(tmp_path / "model.gguf")
+
+    def other(fields, tensors):
+        return fields, [*tensors, Stored("rope_freqs.weight", np.arange(1.0, 9, dtype=np.float32))]
+
+    monkeypatch.undo()
+    with_tensors(monkeypatch, other)
+    with pytest.raises(ValueError, match="the factors rope_freqs.weight are not those of Llama 3"):
+        files.read_gguf(tmp_path / "model.gguf")
+
+
+def test_entries_without_effect_are_no_error(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    written(tmp_path / "model.gguf")
+    neutral = {
+        "llama.rope.scaling.type": "none", "llama.expert_count": 0,
+        "llama.expert_used_count": 0, "llama.tensor_data_layout": "Meta AI original pth",
+    }  # fmt: skip
+    with_tensors(monkeypatch, lambda fields, tensors: (fields | neutral, tensors))
+    config, _ = files.read_gguf(tmp_path / "model.gguf")
+    assert "rope_scaling" not in config
+    monkeypatch.undo()
+    with_tensors(monkeypatch, lambda fields, t: (fields | {"llama.expert_count": 8}, t))
+    with pytest.raises(ValueError, match="the entry 'llama.expert_count' = 8 is not known"):
+        files.read_gguf(tmp_path / "model.gguf")
+
+
+def test_weights_of_other_types_are_told_before_any_is_read(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    written(tmp_path / "model.gguf")
+
+    def change(fields, tensors):
+        return fields, [*tensors, Stored("blk.0.attn_q.bias", np.ones(64, np.int8), "I8")]
+
+    with_tensors(monkeypatch, change)
+    with pytest.raises(ValueError, match="'blk.0.attn_q.bias' must be floats or blocks .* got I8"):
+        load(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_told(value, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    written(tmp_path / "model.gguf")
+
+    def change(fields, tensors):
+        (norm,) = (tensor for tensor in tensors if tensor.name == "output_norm.weight")
+        damaged = np.array(norm.data)
+        damaged[3] = value
+        others = [tensor for tensor in tensors if tensor is not norm]
+        return fields, [*others, Stored(norm.name, damaged)]
+
+    with_tensors(monkeypatch, change)
+    with pytest.raises(ValueError, match="'output_norm.weight' .F32. are damaged"):
+        load(tmp_path / "model.gguf")

@@ -1,0 +1,83 @@
+"""Files of llama.cpp whose beginning is false: an error at once, and no other numbers."""
+
+import struct
+import time
+
+import numpy as np
+import pytest
+
+from jaxnet.pretrained import gguf as files
+from jaxnet.pretrained import load
+from jaxnet.pretrained.gguf_header import Header, Weights, check_places, read_header
+from tests.pretrained.test_gguf import written
+
+
+@pytest.fixture
+def file(tmp_path):
+    written(tmp_path / "model.gguf")
+    return tmp_path / "model.gguf"
+
+
+def refused(path, data):
+    """The error of a file with these bytes."""
+    path.write_bytes(data)
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="^(load|by_names): ") as told:
+        load(path)
+    assert time.monotonic() - began < 2
+    return str(told.value)
+
+
+def test_weights_follow_each_other_in_a_file(file):
+    header = read_header(file)
+    assert header.alignment == 32 and header.start % 32 == 0
+    assert header.weights[0].offset == 0
+    assert {"token_embd.weight", "output_norm.weight"} <= {each.name for each in header.weights}
+    fields, tensors = files.opened("load", file)
+    assert [each.name for each in header.weights] == [each.name for each in tensors]
+
+
+@pytest.mark.parametrize("version", [1, 4, 2**31])
+def test_another_version_is_told(version, file):
+    data = bytearray(file.read_bytes())
+    data[4:8] = struct.pack("<I", version)
+    assert "its version must be one of (2, 3)" in refused(file, data)
+
+
+def test_an_array_of_more_entries_than_the_file_has_bytes_is_told_at_once(file):
+    """2**60 of them were read one by one."""
+    data = bytearray(file.read_bytes())
+    name = b"a.list"
+    entry = struct.pack("<Q", len(name)) + name + struct.pack("<IIQ", 9, 4, 2**60)
+    data[16:24] = struct.pack("<Q", struct.unpack("<Q", data[16:24])[0] + 1)
+    assert "are announced" in refused(file, bytes(data[:24]) + entry + bytes(data[24:]))
+
+
+def test_every_lie_about_weights_is_told(file):
+    """A type, a shape or an offset that lies gave other numbers."""
+    data = file.read_bytes()
+    header = read_header(file)
+    rng = np.random.default_rng(0)
+    first = data.index(header.weights[0].name.encode()) - 8
+    tried = 0
+    for place in rng.choice(np.arange(first, header.start - 32), 150, replace=False):
+        other = bytearray(data)
+        other[place] ^= 1 << rng.integers(8)
+        if other != data:
+            refused(file, bytes(other))
+            tried += 1
+    assert tried == 150
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.01, 0.3, 0.7, 0.999])
+def test_a_cut_file_is_told(share, file):
+    data = file.read_bytes()
+    refused(file, data[: int(len(data) * share)])
+
+
+def test_what_lies_elsewhere_is_named():
+    weights = [Weights("a", (3,), 0, 0), Weights("b", (3,), 0, 64)]
+    with pytest.raises(ValueError, match="'b' begin at byte 64, and those before end at 32"):
+        check_places(Header(weights, 64, 32), {"a": 12, "b": 12}, 200)
+    with pytest.raises(ValueError, match="it ends within the weights 'a'"):
+        check_places(Header(weights[:1], 64, 32), {"a": 12}, 70)
