@@ -124,7 +124,7 @@ def pytest_runtest_teardown(item, nextitem):
     """Drops what is compiled when it fills the memory, where each compilation takes longer."""
     statm = Path("/proc/self/statm")  # pages; on Linux
     elsewhere = nextitem is None or nextitem.path != item.path
-    if elsewhere and statm.exists() and int(statm.read_text().split()[1]) > FULL:
+    if elsewhere and statm.exists() and int(statm.read_text(encoding="utf-8").split()[1]) > FULL:
         jax.clear_caches()
 
 

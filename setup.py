@@ -29,7 +29,7 @@ OTHERS = [f"{FOLDER}/{name}_{unit}.c" for unit in UNITS for name in ("avx2", "ne
 
 def has_avx512():
     about = Path("/proc/cpuinfo")  # of Linux
-    return not about.exists() or "avx512f" in about.read_text().split()
+    return not about.exists() or "avx512f" in about.read_text(encoding="utf-8").split()
 
 
 def side_by_side(compile_in_turn):

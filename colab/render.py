@@ -70,7 +70,7 @@ def render(path: Path, folder: Path, size: str, keep: bool = False) -> list[Path
     for cell in book.cells:
         cell.outputs = [o for o in cell.get("outputs", []) if "text" not in o or _keep_text(o)]
     page = folder / f"{path.stem}.html"
-    page.write_text(HTMLExporter().from_notebook_node(book)[0])
+    page.write_text(HTMLExporter().from_notebook_node(book)[0], encoding="utf-8")
     shown = [output.get("data", {}) for cell in book.cells for output in cell.outputs]
     pictures = [data["image/png"] for data in shown if "image/png" in data]
     files = [page]
@@ -88,7 +88,7 @@ def keep_outputs(path: Path, run: Any) -> None:
     Raises:
       ValueError: for an output that names a folder of this machine.
     """
-    book = json.loads(path.read_text())
+    book = json.loads(path.read_text(encoding="utf-8"))
     for cell, done in zip(book["cells"], run.cells, strict=True):
         if cell["cell_type"] == "code":
             cell["execution_count"] = done.execution_count
@@ -97,7 +97,7 @@ def keep_outputs(path: Path, run: Any) -> None:
     if found := [folder for folder in folders if folder and folder in json.dumps(book)]:
         raise ValueError(f"{path.name}: an output names {found[0]}, a folder of this machine")
     book["metadata"].setdefault("jaxnet", {})["sources"] = sources_hash(book)
-    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def sources_hash(book: dict[str, Any]) -> str:

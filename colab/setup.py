@@ -71,7 +71,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
 
 def project() -> dict:
     """Return the table of the project."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def first_cells(path: Path, extras: list[str]) -> tuple[str, str]:
@@ -84,7 +84,7 @@ def first_cells(path: Path, extras: list[str]) -> tuple[str, str]:
 
 def own_extras(path: Path) -> list[str]:
     """Return the extras that a notebook names in its second cell."""
-    book = json.loads(path.read_text())
+    book = json.loads(path.read_text(encoding="utf-8"))
     setup = [cell for cell in book["cells"] if cell["cell_type"] == "code"][1]
     (needs,) = re.findall(r"^needs = \{(.*)\}$", "".join(setup["source"]), re.MULTILINE)
     return re.findall(r'"(\w+)": ', needs)
@@ -92,12 +92,12 @@ def own_extras(path: Path) -> list[str]:
 
 def write(path: Path, extras: list[str]) -> None:
     """Write the first two cells of a notebook."""
-    book = json.loads(path.read_text())
+    book = json.loads(path.read_text(encoding="utf-8"))
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     for cell, source in zip(code, first_cells(path, extras), strict=False):
         cell["source"] = source.splitlines(keepends=True)
     book["metadata"].setdefault("jaxnet", {})["sources"] = sources_hash(book)
-    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def replace_address(old: str, new: str) -> None:
@@ -107,12 +107,12 @@ def replace_address(old: str, new: str) -> None:
     short = [f"{links}{address.removeprefix('https://github.com/')}/" for address in (old, new)]
     for name in listed.stdout.decode().split("\0")[:-1]:
         try:
-            text = (ROOT / name).read_text()
+            text = (ROOT / name).read_text(encoding="utf-8")
         except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
             continue
         changed = re.sub(rf"{re.escape(old)}(?![\w-])", new, text).replace(short[0], short[1])
         if changed != text:
-            (ROOT / name).write_text(changed)
+            (ROOT / name).write_text(changed, encoding="utf-8")
 
 
 if __name__ == "__main__":

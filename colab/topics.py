@@ -29,7 +29,7 @@ class Topic(NamedTuple):
 
 def topics(path: Path = DATA) -> list[Topic]:
     """Return the topics of a file, in its order."""
-    return [Topic(*row) for row in json.loads(path.read_text())]
+    return [Topic(*row) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def lesson(number: str) -> Path:
@@ -56,4 +56,4 @@ def with_table(text: str, rows: list[Topic]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text(), topics()))
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), topics()), encoding="utf-8")

@@ -58,15 +58,17 @@ def build(out: Path = OUT) -> Path:
     for path in copied | {pages / "experiments" / "gallery.md"}:
         mend_links(path, pages)
         if path.relative_to(pages).parts[0] in LINKED:
-            path.write_text(link_names(path.read_text()))
+            path.write_text(link_names(path.read_text(encoding="utf-8")), encoding="utf-8")
     write_reference(pages)
-    (pages / "llms.txt").write_text(overview(pages))
+    (pages / "llms.txt").write_text(overview(pages), encoding="utf-8")
     write_home(pages, repository())
     menu = navigation(pages)
     for path in (path for entry in menu for path in entry.values() if isinstance(path, str)):
         page = pages / path
-        page.write_text(f"---\nhide: [navigation]\n---\n{page.read_text()}")  # one page, no menu
-    config = yaml.safe_load((HERE / "mkdocs.yml").read_text())
+        page.write_text(
+            f"---\nhide: [navigation]\n---\n{page.read_text(encoding='utf-8')}", encoding="utf-8"
+        )  # one page, no menu
+    config = yaml.safe_load((HERE / "mkdocs.yml").read_text(encoding="utf-8"))
     config |= {"docs_dir": str(pages), "site_dir": str(out / "html"), "nav": menu}
     config["site_url"] = address()
     # In the footer. Where `repo_url` puts a link, a program would ask GitHub for its stars.
@@ -75,7 +77,7 @@ def build(out: Path = OUT) -> Path:
     (python,) = (p["mkdocstrings"] for p in config["plugins"] if "mkdocstrings" in p)
     python["handlers"]["python"]["paths"] = [str(ROOT)]
     python["handlers"]["python"]["options"]["extensions"] = [str(HERE / "docstrings.py")]
-    (out / "mkdocs.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (out / "mkdocs.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     run = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(out / "mkdocs.yml")]
     done = subprocess.run(
         run, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
@@ -83,16 +85,18 @@ def build(out: Path = OUT) -> Path:
     if done.returncode:
         raise RuntimeError(f"docs: the site has warnings:\n{done.stdout}{done.stderr}")
     for page in (out / "html").rglob("*.html"):
-        page.write_text(CELL.sub(sized, FORMULA.sub(mathml, page.read_text())))
+        page.write_text(
+            CELL.sub(sized, FORMULA.sub(mathml, page.read_text(encoding="utf-8"))), encoding="utf-8"
+        )
     return out / "html" / "index.html"
 
 
 def overview(pages: Path) -> str:
     """The file llms.txt: what jaxnet is, and the pages with a line on each, for language models."""
-    readme = (pages / "README.md").read_text()
+    readme = (pages / "README.md").read_text(encoding="utf-8")
     lead = " ".join(readme.split("\n\n")[1].split())
     lines = ["# jaxnet", "", "> " + LINKED_TEXT.sub(r"\1", lead), ""]
-    for part in (pages / "guide" / "README.md").read_text().split("\n## ")[1:]:
+    for part in (pages / "guide" / "README.md").read_text(encoding="utf-8").split("\n## ")[1:]:
         heading, *rest = part.split("\n")
         lines += [f"## {heading}", ""]
         for item in re.split(r"\n(?:- |\d+\. )", "\n" + "\n".join(rest))[1:]:
@@ -172,12 +176,14 @@ def mend_links(path: Path, pages: Path) -> None:
             target, anchor = f"{here}{file.relative_to(pages.resolve())}", ""
         return f"{match[1]}{target}{anchor}{match[4]}"
 
-    text, parts, end = path.read_text(), [], 0
+    text, parts, end = path.read_text(encoding="utf-8"), [], 0
     for block in CODE.finditer(text):
         parts += [LINK.sub(mended, text[end : block.start()]), block[0]]
         end = block.end()
     whole = "".join([*parts, LINK.sub(mended, text[end:])])
-    path.write_text(HTML_LINK.sub(lambda m: f"{m[1]}{'index' if m[2] else ''}.html", whole))
+    path.write_text(
+        HTML_LINK.sub(lambda m: f"{m[1]}{'index' if m[2] else ''}.html", whole), encoding="utf-8"
+    )
 
 
 def link_names(text: str) -> str:

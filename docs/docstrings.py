@@ -46,7 +46,7 @@ PROMPT = re.compile(r"^( *(?:>>>|\.\.\.) ?)(.*)$")
 
 def public_places() -> list[str]:
     """The public names in their order, such as "jaxnet.losses.dice"."""
-    lines = SNAPSHOT.read_text().splitlines()
+    lines = SNAPSHOT.read_text(encoding="utf-8").splitlines()
     return [re.split(r"[(\s]", line, maxsplit=1)[0] for line in lines]
 
 
@@ -55,7 +55,9 @@ def module_places() -> list[str]:
     """The public names of the modules that users import or reach by name."""
     places = []
     for module, chosen in MODULES.items():
-        tree = ast.parse((ROOT / "jaxnet" / f"{module.replace('.', '/')}.py").read_text())
+        tree = ast.parse(
+            (ROOT / "jaxnet" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        )
         names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
         shown = [name for name in names if name[0] != "_" and name not in INTERNAL]
         places += [f"jaxnet.{module}.{name}" for name in chosen or shown]

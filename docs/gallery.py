@@ -40,7 +40,7 @@ def write_gallery(pages: Path) -> None:
     lines = ["# Gallery", "", "Findings of the experiments. Select a picture to enlarge it.", ""]
     lines += ['<div class="gallery" markdown>', ""]
     lines += [line for card in sorted(cards, key=rank) for line in shape(card)] + ["</div>", ""]
-    (folder / "gallery.md").write_text("\n".join(lines))
+    (folder / "gallery.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def rank(card: Card) -> int:
@@ -52,7 +52,7 @@ def rank(card: Card) -> int:
 
 def found(path: Path, folder: Path) -> list[Card]:
     """The findings of a page that have pictures, each with one of them."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     starts = [*HEADING.finditer(text)]
     ends = [match.start() for match in starts[1:]] + [len(text)]
     cards = []

@@ -17,7 +17,7 @@ SITE = re.compile(r"\[Site\]\(.*?\n\n", re.S)  # links to the site, which are in
 def write_home(pages: Path, repository: str) -> None:
     """Writes the scripts of the nets, and puts them below the title of the README."""
     readme = pages / "README.md"
-    title, rest = readme.read_text().split("\n\n", 1)
+    title, rest = readme.read_text(encoding="utf-8").split("\n\n", 1)
     owner, name = repository.rstrip("/").split("/")[-2:]
     colab = f"https://colab.research.google.com/github/{owner}/{name}/blob/main/colab"
     parts = [title, browser_digits.write_board(pages).rstrip()]
@@ -31,4 +31,4 @@ def write_home(pages: Path, repository: str) -> None:
             f" [whole program]({repository}/blob/main/{name}.py)",
         ]
     parts.append(SITE.sub("", rest, count=1))
-    readme.write_text("\n\n".join(parts))
+    readme.write_text("\n\n".join(parts), encoding="utf-8")

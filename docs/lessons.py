@@ -53,7 +53,7 @@ def write_lessons(pages: Path, repository: str) -> set[Path]:
     written = set()
     for path in LESSONS:
         target = folder / f"{path.stem}.md"
-        target.write_text(page(path, folder, repository))
+        target.write_text(page(path, folder, repository), encoding="utf-8")
         shutil.copy(path, folder / DOWNLOADS)
         written.add(target)
     return written
@@ -62,7 +62,7 @@ def write_lessons(pages: Path, repository: str) -> set[Path]:
 def write_index(pages: Path) -> None:
     """Shows the lessons of the page of all lessons by group, each with its cover."""
     index = pages / "colab" / "README.md"
-    text = index.read_text()
+    text = index.read_text(encoding="utf-8")
     rows = {match["file"]: match for match in ROW.finditer(text)}
     table = TABLE.search(text)
     if table is None:
@@ -73,12 +73,14 @@ def write_index(pages: Path) -> None:
         for path in (path for path in paths if path.name in rows):
             lines += card(path, rows[path.name], pages / "colab")
         lines += ["</div>", ""]
-    index.write_text(text[: table.start()] + "\n".join(lines) + text[table.end() :])
+    index.write_text(
+        text[: table.start()] + "\n".join(lines) + text[table.end() :], encoding="utf-8"
+    )
 
 
 def card(path: Path, row: re.Match, folder: Path) -> list[str]:
     """A lesson of the index, in Markdown."""
-    book = json.loads(path.read_text())
+    book = json.loads(path.read_text(encoding="utf-8"))
     first = "".join(book["cells"][0]["source"])
     fields = re.findall(r"\*(?:Prerequisites|Time):\*.+?(?=\*[\w ]+:\*|\n\n|\Z)", first, re.S)
     note = linked_lessons(" ".join(" ".join(fields).split()))
@@ -116,7 +118,7 @@ def figure(picture: str, alt: str, target: str, caption: str) -> list[str]:
 
 def page(path: Path, folder: Path, repository: str) -> str:
     """A notebook in Markdown; its pictures go to the folder."""
-    cells = json.loads(path.read_text())["cells"]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     first, setup = "".join(cells.pop(0)["source"]), []
     while cells and cells[0]["cell_type"] == "code" and SETUP.search("".join(cells[0]["source"])):
         setup.append(code(cells.pop(0), f"{path.stem}_setup", folder))

@@ -60,7 +60,7 @@ def ordered(paths: list[Path]) -> list[Path]:
     paths = sorted(paths, key=lambda path: (path.name != "README.md", path))
     if not paths:
         return []
-    linked = [paths[0].parent / link for link in LINK.findall(paths[0].read_text())]
+    linked = [paths[0].parent / link for link in LINK.findall(paths[0].read_text(encoding="utf-8"))]
     order = [path.resolve() for path in (paths[0], *linked)]
     return sorted(paths, key=lambda p: (*order, p.resolve()).index(p.resolve()))
 
@@ -78,7 +78,7 @@ def reference_menu() -> Menu:
 
 def item(path: Path, pages: Path) -> dict[str, str]:
     """A page under its first heading."""
-    heading = re.search(r"^# (.+)$", path.read_text(), re.M)
+    heading = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.M)
     title = heading[1].replace("`", "") if heading else path.stem
     return {title: relative(path, pages)}
 

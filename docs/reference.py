@@ -202,9 +202,10 @@ def write_reference(pages: Path) -> None:
             index += [f"### {page.title}", ""] if page.title != section else []
             index += table(page.names)
         (pages / page.path).write_text(
-            "\n".join([f"# {page.title}", "", *table(page.names), *entries(page.names, plots)])
+            "\n".join([f"# {page.title}", "", *table(page.names), *entries(page.names, plots)]),
+            encoding="utf-8",
         )
-    (pages / "reference" / "index.md").write_text("\n".join(index))
+    (pages / "reference" / "index.md").write_text("\n".join(index), encoding="utf-8")
 
 
 def table(names: list[Name]) -> list[str]:

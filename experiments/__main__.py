@@ -40,7 +40,9 @@ def _found() -> tuple[str, ...]:
     files = {path.stem: path for path in here.glob("*.py")}
     files |= {path.parent.name: path for path in here.glob("*/__init__.py")}
     has_records = re.compile(r"^RECORDS\b", re.MULTILINE)
-    names = sorted(name for name, path in files.items() if has_records.search(path.read_text()))
+    names = sorted(
+        name for name, path in files.items() if has_records.search(path.read_text(encoding="utf-8"))
+    )
     return tuple(sorted(names, key=lambda name: (*ORDER, name).index(name)))
 
 
@@ -112,8 +114,8 @@ def write() -> None:
             path.unlink()
     for path, text in texts.items():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    README.write_text(with_index(README.read_text()))
+        path.write_text(text, encoding="utf-8")
+    README.write_text(with_index(README.read_text(encoding="utf-8")), encoding="utf-8")
     figures.write()
 
 

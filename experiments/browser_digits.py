@@ -268,14 +268,14 @@ def write_board(folder: Path, weights: Path = CANVAS / "lenet5.npz") -> str:
         for moment, numbers in enumerate(run["weights"]):
             write_weights(home / f"letters{moment}.js", numbers)
     known = f"const RUN = {json.dumps(facts)};\nconst LETTERS = {json.dumps(letters)};\n"
-    (home / "run.js").write_text(known)
-    return (CANVAS / "page.html").read_text()
+    (home / "run.js").write_text(known, encoding="utf-8")
+    return (CANVAS / "page.html").read_text(encoding="utf-8")
 
 
 def write_weights(script: Path, numbers: np.ndarray) -> None:
     """Write a script that gives the page the weights of a moment."""
     text = base64.b64encode(numbers.tobytes()).decode()
-    script.write_text(f'arrived("{script.stem}", "{text}");\n')
+    script.write_text(f'arrived("{script.stem}", "{text}");\n', encoding="utf-8")
 
 
 def write_page(page: Path, weights: Path) -> None:
@@ -283,7 +283,7 @@ def write_page(page: Path, weights: Path) -> None:
     board = write_board(page.parent, weights)
     head = "<!doctype html><meta charset=utf-8><meta name=viewport content=width=device-width>"
     style = "<style>:root { color-scheme: light dark; font-family: system-ui }</style>"
-    page.write_text(f"{head}<title>Draw a digit</title>{style}{board}")
+    page.write_text(f"{head}<title>Draw a digit</title>{style}{board}", encoding="utf-8")
 
 
 @contextmanager

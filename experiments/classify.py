@@ -191,7 +191,7 @@ def write(epochs: Sequence[jn.Epoch], path: Path) -> None:
     """Write one line per epoch: loss and accuracy of both splits, and seconds since the start."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seconds = np.cumsum([epoch.seconds for epoch in epochs])
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "s"])
         for epoch, s in zip(epochs, seconds, strict=True):

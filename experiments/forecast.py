@@ -252,7 +252,7 @@ def co2() -> tuple[np.ndarray, np.ndarray]:
         raise ImportError(
             "co2: needs statsmodels, which contains the measurements; pip install statsmodels"
         ) from error
-    _, *rows = csv.reader(file.read_text().splitlines())
+    _, *rows = csv.reader(file.read_text(encoding="utf-8").splitlines())
     dates = [f"{day[:4]}-{day[4:6]}-{day[6:]}" for day, _ in rows]
     return np.array(dates, "M8[D]"), np.array([float(ppm or "nan") for _, ppm in rows])
 

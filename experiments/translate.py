@@ -264,7 +264,7 @@ def run(config: Config) -> Results:
     for language, vocabulary in zip((config.source, config.target), vocabularies, strict=True):
         vocabulary.save(f"{file}_{language}.json")
     found = {"bleu": score, "greedy": greedy_bleu, "by_length": groups, "signature": signature}
-    Path(f"{file}.json").write_text(json.dumps(found))
+    Path(f"{file}.json").write_text(json.dumps(found), encoding="utf-8")
     figures = {f"lengths_{direction}": draw_lengths(config.output, direction)}
     if config.model == "rnnsearch":
         for i in over_lengths(test.source, config.drawn):
@@ -506,7 +506,7 @@ def draw_lengths(folder: Path, direction: str) -> Any:
     for color, (model, name) in zip(COLORS, MODELS.items(), strict=False):
         file = folder / f"{model}_{direction}.json"
         if file.exists():
-            found = json.loads(file.read_text())
+            found = json.loads(file.read_text(encoding="utf-8"))
             title = f"{name}, all: {found['bleu']:.1f}"
             axes.plot(found["by_length"], "o-", color=color, label=title)
     labels = [f"{a + 1} to {b}" for a, b in zip((0, *GROUPS), GROUPS[:-1], strict=False)]

@@ -75,7 +75,7 @@ class Target(NamedTuple):
         from jax.experimental import topologies
 
         if self.platform == "cuda":
-            text = (DEVICES / f"{self.name}.txtpb").read_text()
+            text = (DEVICES / f"{self.name}.txtpb").read_text(encoding="utf-8")
             lines = [line for line in text.splitlines() if not line.startswith("#")]
             options = {"target_config": "\n".join(lines), "topology": "1x1x1"}
             return topologies.get_topology_desc("", "cuda", **options)

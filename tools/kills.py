@@ -130,7 +130,7 @@ def start(kind: str, folder: Path, kill_after: int | None) -> Start:
     command = [sys.executable, "-m", "tools.kills", "--child", kind, str(folder), port]
     running = []
     for index in range(processes):
-        with open(folder / f"errors.{index}", "w") as errors:
+        with open(folder / f"errors.{index}", "w", encoding="utf-8") as errors:
             process = subprocess.Popen(
                 [*command, str(index)],
                 env=environment,
@@ -155,7 +155,7 @@ def start(kind: str, folder: Path, kill_after: int | None) -> Start:
                 process.send_signal(signal.SIGKILL)
             break
     else:
-        raise AssertionError(f"{kind}: {(folder / 'errors.0').read_text()[-3000:]}")
+        raise AssertionError(f"{kind}: {(folder / 'errors.0').read_text(encoding='utf-8')[-3000:]}")
     for process in running[1:] if end else ():
         end += [line.split()[1] for line in process.stdout or () if line.startswith("end")]
     for process in running:
@@ -165,7 +165,9 @@ def start(kind: str, folder: Path, kill_after: int | None) -> Start:
 
 def losses(folder: Path) -> list[tuple[int, float]]:
     """The log of a run without its seconds."""
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [(row["step"], row["train/loss"]) for row in rows]
 
 
@@ -176,7 +178,7 @@ def check(kind: str, kills: int, seed: int, place: Path) -> int:
     calm.mkdir(exist_ok=True)
     killed.mkdir()
     if not (calm / "end").exists():
-        (calm / "end").write_text(json.dumps(start(kind, calm, None).end))
+        (calm / "end").write_text(json.dumps(start(kind, calm, None).end), encoding="utf-8")
     middle = 0
     for left in range(kills, -1, -1):
         found = start(kind, killed, rng.randint(1, 4) if left else None)
@@ -185,7 +187,9 @@ def check(kind: str, kills: int, seed: int, place: Path) -> int:
             break
     if left:
         raise AssertionError(f"{kind}: {left} of {kills} kills came too late")
-    assert found.end == json.loads((calm / "end").read_text()), f"{kind}, seed {seed}: other bits"
+    assert found.end == json.loads((calm / "end").read_text(encoding="utf-8")), (
+        f"{kind}, seed {seed}: other bits"
+    )
     assert losses(killed) == losses(calm), f"{kind}, seed {seed}: another log"
     return middle
 

@@ -86,7 +86,7 @@ class Mutant(NamedTuple):
     source: str
 
     def diff(self) -> str:
-        before = (ROOT / self.file).read_text().splitlines()
+        before = (ROOT / self.file).read_text(encoding="utf-8").splitlines()
         lines = difflib.unified_diff(before, self.source.splitlines(), n=2, lineterm="")
         return "\n".join(list(lines)[2:])
 
@@ -137,7 +137,7 @@ def replaced(source: str, node: ast.AST, new: ast.AST) -> str:
 
 def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
     """A copy of a module with one piece of its text replaced; the module itself stays as it is."""
-    source = Path(module.__file__ or "").read_text()
+    source = Path(module.__file__ or "").read_text(encoding="utf-8")
     assert source.count(old) == 1, f"{old!r} occurs {source.count(old)} times"
     broken = ModuleType(module.__name__)
     broken.__file__ = module.__file__
@@ -149,7 +149,7 @@ def places_of(path: Path) -> list[tuple[int, int]]:
     """All places of a file as (index of the node, index of the change)."""
     if path.relative_to(ROOT / "jaxnet").as_posix().startswith(NO_ARITHMETIC):
         return []
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     aside = set()
     for node in ast.walk(tree):
         for top in left_out(node):
@@ -200,7 +200,7 @@ def draw(count: int, seed: int, only: str = "") -> list[Mutant]:
     ]
     found = []
     for path, i, j in random.Random(seed).sample(places, min(count, len(places))):
-        source = path.read_text()
+        source = path.read_text(encoding="utf-8")
         node = list(ast.walk(ast.parse(source)))[i]
         what, new = list(changes(node))[j]
         before, after = (ast.unparse(ast.fix_missing_locations(n)) for n in (node, new))
@@ -273,7 +273,7 @@ def oracles_by_room() -> dict[str, list[str]]:
 def write_map(file: Path) -> None:
     """Writes which rows and which oracles see what, for `Chosen`; traced in a fork."""
     rows = {name: sorted(ids) for name, ids in rows_by_file().items()}
-    file.write_text(json.dumps([rows, oracles_by_room()]))
+    file.write_text(json.dumps([rows, oracles_by_room()]), encoding="utf-8")
 
 
 class Chosen:
@@ -342,7 +342,7 @@ def try_mutant(
     # Before pytest does: it would put the module in place of the function that has its name.
     importlib.import_module(".".join(Path(mutant.file).with_suffix("").parts))
     code = run_tests(["tests", "jaxnet"] if others else plugin.tests, plugin)
-    note.write_text("\n".join(plugin.failed))
+    note.write_text("\n".join(plugin.failed), encoding="utf-8")
     return code
 
 
@@ -356,7 +356,7 @@ def forked(
     def child(run):
         os.setsid()  # what it starts ends with it
         signal.alarm(limit)
-        with log.open("a") as out:
+        with log.open("a", encoding="utf-8") as out:
             os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
             sys.exit(run() or 0)
 
@@ -398,9 +398,9 @@ def main() -> None:
         seen_by, log = folder / "map.json", folder / "log"
         for _, code in forked([partial(write_map, seen_by)], log, 1):
             if code:
-                raise SystemExit(log.read_text())
+                raise SystemExit(log.read_text(encoding="utf-8"))
         missed = mutants = draw(options.count, options.seed, options.only)
-        known = json.loads(seen_by.read_text())
+        known = json.loads(seen_by.read_text(encoding="utf-8"))
         killers = set()
         for others, limit in ((False, LIMIT), (True, LIMIT_OF_ALL)):
             tried, missed = missed, []
@@ -408,7 +408,9 @@ def main() -> None:
             pairs = zip(tried, notes, strict=True)
             runs = [partial(try_mutant, mutant, known, note, others) for mutant, note in pairs]
             for i, code in forked(runs, log, options.jobs, limit):
-                failed = notes[i].read_text().splitlines() if notes[i].exists() else []
+                failed = (
+                    notes[i].read_text(encoding="utf-8").splitlines() if notes[i].exists() else []
+                )
                 killers.update(failed)
                 by = ENDED.get(code, failed[0] if failed else f"an error, exit code {code}")
                 print(f"{tried[i].file}:{tried[i].line}  {tried[i].what}\n    {by}", flush=True)
@@ -419,7 +421,8 @@ def main() -> None:
         print(f"{len(mutants)} mutants of seed {options.seed}: {len(mutants) - len(missed)} caught")
         check, run = folder / "check", partial(run_tests, sorted(killers))
         if killers and any(code for _, code in forked([run], check, 1)):
-            raise SystemExit(f"some of these tests fail without a mutant too:\n{check.read_text()}")
+            said = check.read_text(encoding="utf-8")
+            raise SystemExit(f"some of these tests fail without a mutant too:\n{said}")
 
 
 def prepare(folder: Path) -> None:

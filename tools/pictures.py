@@ -24,14 +24,16 @@ def programs(page: Path) -> list[list[Block]]:
 
     A page that says that its blocks run in order is one program.
     """
-    if "blocks run in order" in page.read_text():
+    if "blocks run in order" in page.read_text(encoding="utf-8"):
         return [blocks(page)]
     return [start(page) + found for name, found in sections(page).items() if name]
 
 
 def shown(page: Path) -> set[str]:
     """The names of the pictures of a page that `guide/pictures` has."""
-    return set(re.findall(r"!\[[^]]+\]\((?:\.\./)?pictures/([\w.]+)\)", page.read_text()))
+    return set(
+        re.findall(r"!\[[^]]+\]\((?:\.\./)?pictures/([\w.]+)\)", page.read_text(encoding="utf-8"))
+    )
 
 
 def reduced(source: Path, target: Path) -> None:

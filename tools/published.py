@@ -62,7 +62,7 @@ def record(name: str, head: str | None) -> tuple[dict[str, Any], dict[str, Any]]
     """The arrays and the config of one model."""
     with tempfile.TemporaryDirectory() as folder:
         torch, model = published(name, folder, head)
-        config = json.loads((Path(folder) / "config.json").read_text())
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         stored = [load_file(file) for file in sorted(Path(folder).glob("*.safetensors"))]
     x, theirs = questions(name)
     with torch.no_grad():

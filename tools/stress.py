@@ -377,7 +377,7 @@ def one_of(folder: Path, index: int, where: str, what: str, port: int, count: in
     mesh, odd = jax.make_mesh((jax.device_count(),), ("data",)), index == count - 1
 
     def mark():
-        (folder / "mark").write_text(str(time.time()))
+        (folder / "mark").write_text(str(time.time()), encoding="utf-8")
 
     loader = Uneven(what, odd, 8 // count, mark)
     data = jn.distributed.feed(loader, mesh, jax.P("data"))
@@ -462,7 +462,7 @@ def forked(folder: Path, index: int, *args: Any) -> int:
         os.dup2(said, stream)
 
     def say(words):
-        (folder / f"said.{index}").write_text(f"{time.time()} {words}")
+        (folder / f"said.{index}").write_text(f"{time.time()} {words}", encoding="utf-8")
 
     code = 1
     try:
@@ -505,8 +505,14 @@ def processes(what: str, runs: int, rng: random.Random) -> Outcomes:
         for pid in set(pids) - set(ends):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        mark = float((folder / "mark").read_text()) if (folder / "mark").exists() else begun
-        texts = [path.read_text().split(" ", 1) for path in sorted(folder.glob("said.*"))]
+        mark = (
+            float((folder / "mark").read_text(encoding="utf-8"))
+            if (folder / "mark").exists()
+            else begun
+        )
+        texts = [
+            path.read_text(encoding="utf-8").split(" ", 1) for path in sorted(folder.glob("said.*"))
+        ]
         said = [words for _, words in texts]
         raised = max([float(at) for at, _ in texts], default=mark) - mark
         differ = "the processes differ", "must share the folder", "another process ended"
@@ -595,7 +601,7 @@ def datasets(runs: int, rng: random.Random) -> Outcomes:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(good, folder / "orl_faces")
-        (folder / "evil.py").write_text("class Feature: pass")
+        (folder / "evil.py").write_text("class Feature: pass", encoding="utf-8")
         sys.path.insert(0, name)
         os.chdir(name)
         for _ in range(runs):

@@ -33,7 +33,10 @@ def pages() -> list[Path]:
 
 
 def main() -> None:
-    counts = {page.relative_to(ROOT).as_posix(): count(page.read_text()) for page in pages()}
+    counts = {
+        page.relative_to(ROOT).as_posix(): count(page.read_text(encoding="utf-8"))
+        for page in pages()
+    }
     for name, words in counts.items():
         print(f"{name:36} {words:6,}")
     print(f"{'all':36} {sum(counts.values()):6,}")

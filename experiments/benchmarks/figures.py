@@ -87,7 +87,7 @@ NAMES = {"jax": "jax", "flax": "Flax", "equinox": "Equinox", "torch": "PyTorch"}
 def findings(path: Path = FILE) -> pages.Findings:
     """Return the benchmark and the record of each table of the page."""
     found = []
-    for content in json.loads(path.read_text()).values():
+    for content in json.loads(path.read_text(encoding="utf-8")).values():
         module = content.pop("module")
         content |= {
             "columns": tuple(c if isinstance(c, str) else Column(*c) for c in content["columns"]),
@@ -107,7 +107,7 @@ def with_findings(text: str) -> str:
 
 def with_table(text: str) -> str:
     """Return the text of the guide on `jn.accelerate` with its table replaced."""
-    sections = json.loads(FILE.read_text())
+    sections = json.loads(FILE.read_text(encoding="utf-8"))
     record = findings()[list(sections).index("accelerate")][1]
     table = pages.table(record.columns, record.rows)
     about = f"Two cores, {record.machine.partition(' of ')[2]}, {record.versions}."
@@ -116,8 +116,8 @@ def with_table(text: str) -> str:
 
 def write() -> None:
     """Write the page of performance and the table of the guide."""
-    PAGE.write_text(with_findings(PAGE.read_text()))
-    GUIDE.write_text(with_table(GUIDE.read_text()))
+    PAGE.write_text(with_findings(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    GUIDE.write_text(with_table(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def take(run: Path, path: Path = FILE, only: tuple[str, ...] = ()) -> None:
@@ -129,7 +129,7 @@ def take(run: Path, path: Path = FILE, only: tuple[str, ...] = ()) -> None:
       only: Sections to change; by default all of which the run has rows.
     """
     rows, about = report.read(run)
-    contents = json.loads(path.read_text())
+    contents = json.loads(path.read_text(encoding="utf-8"))
     versions = ", ".join(
         f"{name} {about['versions'][key]}"
         for key, name in NAMES.items()
@@ -151,7 +151,7 @@ def take(run: Path, path: Path = FILE, only: tuple[str, ...] = ()) -> None:
             content["commands"] = [[arguments, 0, ""]]
         which = "fresh_rounds" if section == "start-up" else "rounds"
         content["seeds"] = int(about["config"][which])
-    path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def sections(rows: list[Row], about: dict[str, Any]) -> dict[str, list[list[str]]]:

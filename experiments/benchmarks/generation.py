@@ -196,7 +196,7 @@ def prompts_of(config: Config, batch: int) -> np.ndarray:
     """Return the first tokens of the text, (batch, prompt)."""
     import jaxnet as jn
 
-    ids = jn.pretrained.tokenizer(config.file).encode(config.text.read_text())
+    ids = jn.pretrained.tokenizer(config.file).encode(config.text.read_text(encoding="utf-8"))
     if len(ids) < batch * config.prompt:
         raise ValueError(f"{config.text} has {len(ids)} tokens, fewer than {batch} prompts need")
     return np.array(ids[: batch * config.prompt]).reshape(batch, config.prompt)

@@ -291,7 +291,7 @@ def page_faults() -> int:
 def peak_memory() -> float:
     """Return the peak resident memory of this process in MB."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
         return 1.024e-3 * kilobytes
     except (OSError, StopIteration):  # not Linux; includes the parent's pages at the fork

@@ -247,7 +247,7 @@ def show(rows: list[Row], about: dict, out: Path) -> None:
     from jaxnet.viz import save as save_picture
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{about['backend']}.txt").write_text(text + "\n")
+    (out / f"{about['backend']}.txt").write_text(text + "\n", encoding="utf-8")
     if len({row.peer for row in rows if row.samples}) > 1:
         file = out / f"{about['backend']}.png"
         print(f"\n{save_picture(plot(rows, title), file, dpi=120)}")
@@ -282,11 +282,11 @@ def save(rows: list[Row], about: dict[str, Any], path: Path) -> None:
     """Write all samples as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"about": about, "rows": [row._asdict() for row in rows]}
-    path.write_text(json.dumps(content, indent=1))
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def read(path: Path) -> tuple[list[Row], dict[str, Any]]:
     """Return rows and description written by `save`."""
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     rows = [Row(**row | {"load": tuple(row["load"])}) for row in content["rows"]]
     return rows, content["about"]

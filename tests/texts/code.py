@@ -316,15 +316,42 @@ def kernels_are_included_once_by_one_file(text):
     yield from wanted - {*named}
 
 
-# Windows has another encoding by default.
-forbid(
-    "files_are_read_as_utf8",
-    r"^(?!.*>>>).*(?:read_text\(\)|write_text\([^,]*\)$)",
-    library,
+READS_OR_WRITES = {"read_text": 1, "write_text": 2, "open": 4, "fdopen": 4}
+
+
+# Windows, and a terminal of ASCII, have another encoding by default.
+@rule(
+    "jaxnet/**/*.py experiments/**/*.py tools/**/*.py colab/**/*.py docs/**/*.py setup.py",
     "path.read_text()",
     "path.write_text(text)",
-    fine=(">>> path.read_text()",),
+    "open(path)",
+    "open(path, 'a')",
+    "os.fdopen(number, mode='w')",
+    fine=(
+        "path.read_text('utf-8')",
+        "open(path, 'rb')",
+        "open(path, mode='xb')",
+        "path.write_text(text, encoding='ascii')",
+        at("jaxnet/services/extras.py", "installed.read_text('direct_url.json')"),
+    ),
 )
+def files_are_read_as_utf8(text):
+    for node in text.nodes:
+        if not isinstance(node, ast.Call):
+            continue
+        of_a_path = getattr(node.func, "attr", "")
+        name = of_a_path if of_a_path != "open" else ""  # of Pillow, of archives
+        name = name or getattr(node.func, "id", "")
+        named = {keyword.arg: keyword.value for keyword in node.keywords}
+        if name not in READS_OR_WRITES or "encoding" in named:
+            continue
+        if len(node.args) >= READS_OR_WRITES[name]:
+            continue
+        mode = named.get("mode") or (node.args[1] if node.args[1:] else None)
+        if "open" not in name or "b" not in getattr(mode, "value", ""):
+            yield ast.unparse(node)
+
+
 WRITES = r"""open\([^)\n]*["'][wax]\+?b?["']|write_(?:text|bytes)\(|O_CREAT|savefig\("""
 # The others go through `replacing` or `open_regular_file`, which look at what is there.
 forbid(
