@@ -122,10 +122,38 @@ def check_train_state(who: str, train_state: Any) -> None:
                 f"{who}: train_state.params{jax.tree_util.keystr(path)} must hold floats, or int8 "
                 f"and uint8 as in jn.quantized, got {leaf.dtype}"
             )
-    if getattr(train_state.key, "dtype", None) != np.uint32 and not checks.is_key(train_state.key):
-        raise TypeError(
-            f"{who}: train_state.key must be the key from trainer.init, got {train_state.key!r:.60}"
-        )
+    check_stored_key(who, train_state)
+
+
+def check_stored_key(who: str, train_state: TrainState) -> None:
+    """Raise unless the key is one that `trainer.init` makes: one typed key, or its data.
+
+    Example:
+      >>> state = TrainState(jnp.int32(0), {}, {}, (), np.zeros(3, np.uint32))
+      >>> check_stored_key("step", state)
+      Traceback (most recent call last):
+      ...
+      TypeError: step: train_state.key must be the key from trainer.init, got uint32 of shape (3,)
+    """
+    key = train_state.key
+    shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
+    if checks.is_key(key):
+        is_right = shape == ()
+    else:
+        is_right = dtype == np.uint32 and shape == words_of_a_key()
+    if not is_right:
+        got = f"{key!r:.60}" if dtype is None else f"{dtype} of shape {shape}"
+        raise TypeError(f"{who}: train_state.key must be the key from trainer.init, got {got}")
+
+
+def words_of_a_key() -> tuple[int, ...]:
+    """Return the shape of the data of a key of JAX's usual kind.
+
+    Example:
+      >>> words_of_a_key()
+      (2,)
+    """
+    return jax.eval_shape(jax.random.PRNGKey, 0).shape
 
 
 def without_weak_types(tree: PyTree) -> PyTree:
@@ -163,6 +191,7 @@ def step_key(train_state: TrainState) -> jax.Array:
       >>> step_key(train_state).shape
       ()
     """
+    check_stored_key("step", train_state)
     key, step = train_state.key, train_state.step
     if checks.is_key(key):  # not JAX's default kind of key
         return jax.random.fold_in(key, step)
@@ -206,5 +235,12 @@ def key_of(data: Any, train_state: TrainState) -> jax.Array:
       >>> key_of(train_state.key, train_state).shape
       ()
     """
-    impl = jax.random.key_impl(train_state.key) if checks.is_key(train_state.key) else None
+    own = train_state.key
+    impl = jax.random.key_impl(own) if checks.is_key(own) else None
+    words = jax.random.key_data(own).shape if checks.is_key(own) else words_of_a_key()
+    if data.shape != words:
+        raise ValueError(
+            f"fit: the key of position has shape {data.shape}, but keys of this train_state have "
+            f"{words}; pass both from the same epoch"
+        )
     return jax.random.wrap_key_data(data, impl=impl)
