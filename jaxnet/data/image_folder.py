@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnet.data.image_file import check_size, read_image
 from jaxnet.services.checks import check_list
-from jaxnet.services.files import file_path
+from jaxnet.services.files import file_path, is_folder
 from jaxnet.services.progress import progress_bar
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -77,7 +77,7 @@ def image_folder(
       ((2, 8, 8, 3), [0, 1], ['grass', 'sky'], '1.png')
     """
     root = file_path("image_folder", folder, "folder")
-    if not root.is_dir():
+    if not is_folder("image_folder", root):
         raise ValueError(
             f"image_folder: {root} is not a folder. Pass a folder with one subfolder per class"
         )

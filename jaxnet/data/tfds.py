@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.data.builders import ORIGINS, base_name, datasets_package, folder
+from jaxnet.data.builders import ORIGINS, base_name, datasets_in, datasets_package, folder
 from jaxnet.data.builders import prepared as prepared
 from jaxnet.data.builders.metadata import check_metadata, damaged
 from jaxnet.data.builders.records import decode_only_images
@@ -109,7 +109,7 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
     check_type(who, "split", split, str, "a str")
     place = folder(who, data_dir)
     tfds = datasets_package(who)
-    present = prepared(place)
+    present = datasets_in(who, place)
     if base_name(name) not in present:
         if not download:
             raise FileNotFoundError(_missing(who, name, place, present, data_dir))
@@ -157,6 +157,8 @@ def _missing(who: str, name: str, place: Path, present: list[str], data_dir: Any
         holds = f"which has {', '.join(present)}"
     elif place.is_dir():
         holds = "which has no dataset"
+    elif os.path.lexists(place):
+        holds = "which is not a folder"
     else:
         holds = "which does not exist"
     if base_name(name) in ORIGINS:

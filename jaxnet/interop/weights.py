@@ -11,7 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services.checks import check_type, on_device
-from jaxnet.services.files import OneByOne, readable, replace_file, replacing
+from jaxnet.services.files import (
+    OneByOne,
+    exists,
+    file_path,
+    is_folder,
+    readable,
+    replace_file,
+    replacing,
+)
 from jaxnet.services.json_text import parse_json
 from jaxnet.services.saving import opened, read_tensors, tensor, write_tensors
 from jaxnet.services.trees import is_float
@@ -38,8 +46,8 @@ def open_weights(who: str, weights: Any) -> Mapping[str, Any]:
     if isinstance(weights, OneByOne):
         return weights
     if isinstance(weights, str | Path):
-        path = Path(weights)
-        weights = _files(who, path) if path.is_dir() else [path]
+        path = file_path(who, weights, "weights")
+        weights = _files(who, path) if is_folder(who, path) else [path]
     if isinstance(weights, list | tuple) and weights:
         if all(isinstance(path, str | Path) for path in weights):
             return _Stored(who, [readable(who, path) for path in weights])
@@ -53,7 +61,7 @@ def _files(who: str, folder: Path) -> list[Path]:
     index says which files belong together; without one, model.safetensors is the whole model.
     """
     index = folder / "model.safetensors.index.json"
-    if index.exists():
+    if exists(who, index):
         try:
             named = parse_json(readable(who, index).read_bytes())["weight_map"]
             names = sorted(set(named.values()))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxnet import Layer, spec
 from jaxnet.services.checks import check_type
-from jaxnet.services.files import readable
+from jaxnet.services.files import file_path, is_folder, readable
 from jaxnet.services.json_text import parse_json
 
 
@@ -183,8 +183,8 @@ def _contents(who: str, config: Any) -> tuple[str, Mapping[str, Any]]:
     """Return where a configuration is, for messages, and its entries."""
     where = who
     if isinstance(config, str | Path):
-        path = Path(config)
-        path = readable(who, path / "config.json" if path.is_dir() else path)
+        path = file_path(who, config, "config")
+        path = readable(who, path / "config.json" if is_folder(who, path) else path)
         where = f"{who}: {path}"
         try:
             config = parse_json(path.read_bytes())

@@ -9,7 +9,7 @@ from jaxnet.interop.weights import open_weights
 from jaxnet.pretrained.gguf import read_gguf
 from jaxnet.services.checks import check_type
 from jaxnet.services.extras import extra
-from jaxnet.services.files import file_path
+from jaxnet.services.files import exists, file_path
 
 WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 READ = {"allow_patterns": WANTED, "ignore_patterns": ["*/*"]}  # of a repository, no subfolders
@@ -18,8 +18,8 @@ READ = {"allow_patterns": WANTED, "ignore_patterns": ["*/*"]}  # of a repository
 def place_of(who: str, source: Any) -> Path:
     """Return the folder or the file of a model; a name is downloaded, or found in the cache."""
     check_type(who, "source", source, str | Path, "a folder, a .gguf file or a name")
-    path = file_path(who, source)
-    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    path = file_path(who, source, "source")
+    if not exists(who, path) and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         hub = extra("huggingface_hub", "huggingface-hub", who, "pretrained")
         return Path(hub.snapshot_download(str(source), **READ))
     return path

@@ -15,7 +15,7 @@ from jaxnet.pretrained.gguf import opened, reading
 from jaxnet.pretrained.source import place_of
 from jaxnet.services.checks import check_list, check_options, check_type
 from jaxnet.services.extras import extra
-from jaxnet.services.files import readable
+from jaxnet.services.files import exists, readable
 from jaxnet.services.json_text import parse_json
 
 LETTERS = (
@@ -198,7 +198,7 @@ def template(who: str, place: Path) -> tuple[str, dict[str, str]]:
         file = place / "chat_template.jinja"
         named = {name: _word(settings.get(name)) or "" for name in ROLES.values()}
         text = settings.get("chat_template")
-        if file.exists():
+        if exists(who, file):
             text = readable(who, file).read_text("utf-8")
     if not isinstance(text, str):
         raise ValueError(f"{who}: {place} has no chat template; write the prompt yourself")
@@ -237,7 +237,7 @@ def _cached_entries(who: str, place: Path, changed: int) -> dict[str, Any]:
 
 def _settings(who: str, place: Path) -> dict[str, Any]:
     file = place / "tokenizer_config.json"
-    settings = parse_json(readable(who, file).read_bytes()) if file.exists() else {}
+    settings = parse_json(readable(who, file).read_bytes()) if exists(who, file) else {}
     check_type(who, file.name, settings, dict, "an object")
     return settings
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxnet.profile.program import Program, bytes_of, flops_of, layer_of, parse
 from jaxnet.profile.trace import Event, events
-from jaxnet.services.files import file_path, readable
+from jaxnet.services.files import explained, file_path, is_folder, readable
 from jaxnet.services.table import Number, Table, Tabular, size_of
 from jaxnet.services.trees import Path, nested
 
@@ -186,7 +186,9 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
     trace = file_path("time_by_layer", trace, "trace")
     text = program_text("time_by_layer", compiled)
     module = text.removeprefix("HloModule ").partition(",")[0]
-    files = sorted(trace.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
+    is_folder("time_by_layer", trace)
+    with explained("time_by_layer", trace, "read"):
+        files = sorted(trace.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise ValueError(
             f"time_by_layer: no trace in {trace}; write with jax.profiler.trace(folder): around a "

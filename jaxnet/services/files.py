@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import hashlib
 import os
 import secrets
 import stat
@@ -14,6 +15,22 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+
+LONGEST = 240  # bytes; systems allow 255, and a file that is being written has 15 more
+# What to do about errors of the system.
+REMEDIES = {
+    errno.EACCES: "change its permissions, or those of the folders above it",
+    errno.EDQUOT: "remove files of yours, or choose another disk",
+    errno.EEXIST: "a part of the path is a file, or a link that leads nowhere",
+    errno.EFBIG: "the system limits the size of files: see ulimit -f",
+    errno.ELOOP: "a link leads back to itself",
+    errno.EMFILE: "the program has too many open files: see ulimit -n",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOSPC: "free some space, or choose another disk",
+    errno.ENOTDIR: "a part of the path is a file",
+    errno.EROFS: "choose a folder on another disk",
+}
 
 
 def file_path(who: str, path: Any, what: str = "path") -> Path:
@@ -32,12 +49,21 @@ def file_path(who: str, path: Any, what: str = "path") -> Path:
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
         raise TypeError(f"{who}: {what} must be a str or a Path, got {type(path).__name__}")
     words = os.fspath(path)
-    if not words or "\0" in words:
+    if not words or "\0" in words or not _can_be_encoded(words):
         raise ValueError(f"{who}: {what} must be the name of a file, got {words!r:.60}")
     try:
         return Path(words).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{who}: {what} {words}: {error}") from None
+
+
+def _can_be_encoded(words: str) -> bool:
+    """Return whether a name has bytes; half of a surrogate pair has none."""
+    try:
+        os.fsencode(words)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def readable(who: str, path: Any, what: str = "path") -> Path:
@@ -68,6 +94,65 @@ def readable(who: str, path: Any, what: str = "path") -> Path:
     return path
 
 
+def is_folder(who: str, path: Path) -> bool:
+    """Return whether a path is a folder that can be listed.
+
+    Raises:
+      OSError: If nobody can say, or the folder cannot be listed, such as without permission.
+
+    Example:
+      >>> is_folder("load", Path("/nowhere"))
+      False
+    """
+    if not exists(who, path) or not path.is_dir():
+        return False
+    with explained(who, path, "read"):
+        os.scandir(path).close()
+    return True
+
+
+def exists(who: str, path: Path) -> bool:
+    """Return whether there is a file or a folder of this name, not a link that leads nowhere.
+
+    Raises:
+      OSError: If nobody can say, such as for a name that is too long.
+
+    Example:
+      >>> exists("load", Path("/nowhere"))
+      False
+    """
+    with explained(who, path, "read"):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
+
+
+@contextmanager
+def explained(who: str, path: Path, done: str) -> Iterator[None]:
+    """Say who could not do what if the system raises; errors with a message of ours stay.
+
+    Args:
+      who: Name of the caller.
+      path: Path that the block reads or writes.
+      done: What cannot be done: "read" or "written".
+
+    Example:
+      >>> with explained("load", Path("a"), "read"):
+      ...     raise OSError(5, "Input/output error")
+      Traceback (most recent call last):
+      ...
+      OSError: load: a cannot be read: Input/output error
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise told(error, f"{who}: {path} cannot be {done}") from error
+
+
 @contextmanager
 def replacing(who: str, path: Any, must_be_regular: bool = False) -> Iterator[IO[bytes]]:
     """Open a binary file to write, which replaces `path` at the end of the block.
@@ -96,7 +181,7 @@ def replacing(who: str, path: Any, must_be_regular: bool = False) -> Iterator[IO
         path = Path(os.path.realpath(path))  # symbolic links are followed
     elif os.path.lexists(path):
         os.close(open_regular_file(who, path, os.O_RDONLY))
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{_short(path.name)}.{secrets.token_hex(4)}.part")
     old = None
     try:
         with suppress(FileNotFoundError):
@@ -150,14 +235,16 @@ def open_regular_file(who: str, path: Path, flags: int) -> int:
     """
     safe = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
     odd = OSError(f"{who}: {path} must be a plain file, not a link, pipe or device; remove it")
-    if path.is_symlink():
+    done = "written" if flags & (os.O_WRONLY | os.O_RDWR) else "read"
+    with explained(who, path, done):
+        is_link = path.is_symlink()
+    if is_link:
         raise odd
     try:
         number = os.open(path, flags | safe | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise odd from None
-        done = "written" if flags & (os.O_WRONLY | os.O_RDWR) else "read"
         raise told(error, f"{who}: {path} cannot be {done}") from None
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
@@ -166,14 +253,21 @@ def open_regular_file(who: str, path: Path, flags: int) -> int:
     return number
 
 
-def told(error: OSError, what: str) -> OSError:
+def told(error: OSError, what: str, *, advice: bool = True) -> OSError:
     """Return the same error with a message that says what cannot be done.
 
+    Args:
+      error: Error of the system.
+      what: What cannot be done, with the name of the caller and the path.
+      advice: Whether to say what to do, if that is known.
+
     Example:
-      >>> told(OSError(28, "No space left on device", "x.part"), "save: net cannot be written")
-      OSError('save: net cannot be written: No space left on device')
+      >>> told(OSError(5, "Input/output error", "x.part"), "save: net cannot be written")
+      OSError('save: net cannot be written: Input/output error')
     """
-    named = type(error)(f"{what}: {error.strerror or error}")
+    remedy = REMEDIES.get(error.errno or 0) if advice else None
+    reason = f"{error.strerror or error}"
+    named = type(error)(f"{what}: {reason}; {remedy}" if remedy else f"{what}: {reason}")
     named.errno = error.errno
     return named
 
@@ -220,9 +314,15 @@ def _as_before(file: IO[bytes], part: Path, old: os.stat_result) -> None:
     part.chmod(stat.S_IMODE(old.st_mode))
 
 
+def _short(name: str) -> str:
+    """Return a name, or its hash if systems allow nothing more in a name as long as this."""
+    words = os.fsencode(name)
+    return name if len(words) <= LONGEST else hashlib.sha256(words).hexdigest()
+
+
 def _clean(path: Path) -> None:
     """Remove what killed programs left next to a file; Windows does not remove open files."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part"):
+    for part in path.parent.glob(f".{glob.escape(_short(path.name))}.{'[0-9a-f]' * 8}.part"):
         with suppress(OSError), os.fdopen(open_regular_file("", part, os.O_RDONLY), "rb") as file:
             claim(file.fileno())  # raises if another process is writing the file
             part.unlink()

@@ -25,7 +25,7 @@ import jax
 
 from jaxnet.services import peers, preemption
 from jaxnet.services.checks import at_least, check_type, one_of
-from jaxnet.services.files import file_path, told
+from jaxnet.services.files import exists, file_path, is_folder, told
 from jaxnet.services.saving import write_file
 from jaxnet.services.warn import warn
 from jaxnet.training import stored
@@ -96,7 +96,7 @@ class Checkpoints:
         mode = best_mode("Checkpoints", best or "loss", mode)
         self.folder = Path(os.path.abspath(file_path("Checkpoints", folder, "folder")))
         for path in (self.folder, *self.folder.parents):
-            if path.exists() and not path.is_dir():
+            if exists("Checkpoints", path) and not path.is_dir():
                 raise NotADirectoryError(f"Checkpoints: {path} is a file; name a folder")
         self._keep, self._name, self._mode = keep, best, mode
         self._at: int | None = None  # the step that the run of this object has reached
@@ -255,7 +255,7 @@ class Checkpoints:
             self.close()
 
     def _listed(self) -> list[int]:
-        paths = self.folder.iterdir() if self.folder.exists() else ()
+        paths = self.folder.iterdir() if is_folder("Checkpoints", self.folder) else ()
         names = [path.name for path in paths if path.name.isdecimal() and path.is_dir()]
         return sorted(int(name) for name in names if str(int(name)) == name)  # not "007"
 
@@ -449,7 +449,7 @@ class Checkpoints:
                 undamaged = [s for s in steps if stored.damage(self.folder / s) is None]
                 reason += f"; step {step} was not saved. Whole checkpoints: "
                 reason += ", ".join(undamaged) or "none"
-            raise told(OSError(error.errno, reason), what) from None
+            raise told(OSError(error.errno, reason), what, advice=False) from None
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
         """Return a checkpoint, which the run then continues; raise an OSError if it is damaged."""

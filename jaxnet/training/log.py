@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxnet.services.checks import check_type
-from jaxnet.services.files import file_path, open_regular_file, replace_file, told
+from jaxnet.services.files import explained, file_path, open_regular_file, replace_file
 from jaxnet.services.json_text import parse_json
 from jaxnet.training.epoch import Epoch
 
@@ -53,20 +53,23 @@ def append_log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> N
         return
     numbers = {name: value if math.isfinite(value) else None for name, value in row.items()}
     line = f"{json.dumps(numbers)}\n".encode()
+    with explained("append_log", path, "written"):
+        _append(path, row["step"], line)
+
+
+def _append(path: Path, step: int, line: bytes) -> None:
+    """Append a line, after dropping those of the same step and later ones."""
     end = _end(path)
     last = end.rstrip(b"\n").rpartition(b"\n")[2]
-    if not end or (end.endswith(b"\n") and _step(path, last) < row["step"]):
+    if not end or (end.endswith(b"\n") and _step(path, last) < step):
         path.parent.mkdir(parents=True, exist_ok=True)
         number = open_regular_file("append_log", path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        try:
-            with os.fdopen(number, "ab") as file:
-                file.write(line)
-        except OSError as error:
-            raise told(error, f"append_log: {path} cannot be written") from error
+        with os.fdopen(number, "ab") as file:
+            file.write(line)
         return
     words = path.read_bytes()
     lines = words[: words.rfind(b"\n") + 1].splitlines(True)
-    earlier = [old for old in lines if _step(path, old) < row["step"]]
+    earlier = [old for old in lines if _step(path, old) < step]
     replace_file("append_log", path, b"".join(earlier) + line)
 
 

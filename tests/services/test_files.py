@@ -128,7 +128,8 @@ def test_errors_name_the_file_of_the_user(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(PermissionError) as error:
         write(tmp_path / "a")
-    assert str(error.value) == f"save: {tmp_path}/a cannot be written: Permission denied"
+    words = "Permission denied; change its permissions, or those of the folders above it"
+    assert str(error.value) == f"save: {tmp_path}/a cannot be written: {words}"
 
 
 def test_a_read_only_file_is_not_replaced(tmp_path, monkeypatch):

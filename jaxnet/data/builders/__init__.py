@@ -13,7 +13,7 @@ from typing import Any
 from jaxnet.data.builders import camvid, cifar10, free_spoken_digits, mnist, multi30k
 from jaxnet.data.builders.remote import Origin
 from jaxnet.services.extras import extra
-from jaxnet.services.files import file_path
+from jaxnet.services.files import file_path, is_folder
 
 BUILDERS = {
     "camvid": camvid, "cifar10": cifar10, "free_spoken_digits": free_spoken_digits,
@@ -84,6 +84,23 @@ def prepared(data_dir: str | Path) -> list[str]:
       >>> prepared("/nowhere")
       []
     """
-    place = file_path("prepared", data_dir, "data_dir")
+    return datasets_in("prepared", file_path("prepared", data_dir, "data_dir"))
+
+
+def datasets_in(who: str, place: Path) -> list[str]:
+    """Return the names of the prepared datasets in a folder, which may not exist.
+
+    Args:
+      who: Name of the caller, for messages.
+      place: Folder of the datasets.
+
+    Raises:
+      OSError: If the folder cannot be read.
+
+    Example:
+      >>> datasets_in("load", Path("/nowhere"))
+      []
+    """
+    is_folder(who, place)
     files = place.glob("*/**/dataset_info.json")
     return sorted({file.relative_to(place).parts[0] for file in files})

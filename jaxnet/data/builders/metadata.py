@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxnet.services.files import readable
 
+RECORDS = ".array_record-"  # in the names of files of records
 _CLASSES = "pythonClassName", "python_class_name", "type"
 _TFDS_CLASS = re.compile(r"tensorflow_datasets(\.\w+)+")
 _PATHS = (
@@ -34,7 +35,8 @@ def check_metadata(who: str, place: Path) -> None:
     """
     # A configuration may be folders deep. `rglob` does not look behind links.
     for file in sorted({*place.rglob("*"), *place.glob("*/*"), *place.glob("*/*/*")}):
-        if file.is_dir():
+        is_named_as_a_file = file.suffix.lower() == ".json" or RECORDS in file.name
+        if file.is_dir() and not is_named_as_a_file:
             continue
         try:
             readable(who, file)  # a pipe would block for ever
@@ -97,5 +99,6 @@ def damaged(who: str, place: Any, error: Exception) -> ValueError:
       >>> damaged("load", "mnist/3.0.1", RuntimeError("the file is cut"))
       ValueError('load: mnist/3.0.1 is damaged: the file is cut. Prepare the dataset again')
     """
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    said = getattr(error, "strerror", None) or str(error)  # not the number of an error of files
+    line = (said.splitlines() or [type(error).__name__])[0]
     return ValueError(f"{who}: {place} is damaged: {line:.200}. Prepare the dataset again")
