@@ -24,6 +24,34 @@ def flat(tree: PyTree, is_leaf: Callable[[Any], bool] | None = is_stored) -> lis
     return [(path_name(path), leaf) for path, leaf in leaves]
 
 
+DEEPEST = 500  # JAX flattens trees by recursion, and leaves Python's count of it wrong if it ends
+
+
+def check_depth(who: str, tree: PyTree) -> None:
+    """Raise if the containers of a tree are nested deeper than JAX can follow, or hold themselves.
+
+    Example:
+      >>> tree = {}
+      >>> tree["itself"] = tree
+      >>> check_depth("save", tree)
+      Traceback (most recent call last):
+      ...
+      ValueError: save: the tree is nested more than 500 deep, or an entry holds the tree itself
+    """
+    level = [tree] if isinstance(tree, dict | list | tuple) else []
+    for _ in range(DEEPEST):
+        inner = {}
+        for node in level:
+            children = node.values() if isinstance(node, dict) else node
+            inner |= {id(each): each for each in children if isinstance(each, dict | list | tuple)}
+        level = list(inner.values())
+        if not level:
+            return
+    raise ValueError(
+        f"{who}: the tree is nested more than {DEEPEST} deep, or an entry holds the tree itself"
+    )
+
+
 def leaves_of(tree: PyTree) -> list[Any]:
     """Return the leaves of a tree.
 

@@ -26,7 +26,7 @@ from jaxnet.services.saving import (
     read_tensors,
     write_file,
 )
-from jaxnet.services.trees import as_lines, describe, differences
+from jaxnet.services.trees import as_lines, check_depth, describe, differences
 
 PyTree = Any
 
@@ -70,7 +70,12 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
       >>> tree["params"]["kernel"].shape, tree["state"], config
       ((2, 3), {}, {'features': 3})
     """
-    _check_json(config, "config")
+    try:
+        _check_json(config, "config")
+    except RecursionError:
+        raise ValueError(
+            "save: config is nested too deeply for JSON, or an entry holds the config itself"
+        ) from None
     arrays, notes = packed("save", tree)
     write_file("save", path, arrays, notes, config)
 
@@ -276,6 +281,7 @@ def _without_empty(named: dict[str, Any]) -> dict[str, Any]:
 def _named(tree: PyTree, who: str) -> dict[str, Any]:
     """Return the leaves by path, and the empty containers."""
     named: dict[str, Any] = {}
+    check_depth(who, tree)
     try:
         leaves, _ = jax.tree_util.tree_flatten_with_path(tree, lambda leaf: bool(_empty(leaf)))
     except (TypeError, ValueError) as error:

@@ -183,7 +183,7 @@ def _state_to_text(state: Any) -> str | None:
         return "bytes:" + base64.b64encode(state).decode()
     try:  # NumPy's arrays and numbers become lists and numbers
         return "json:" + json.dumps(state, default=lambda value: value.tolist())
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, ValueError, RecursionError):  # also one that holds itself
         raise TypeError(
             f"Checkpoints.save: the state of the loader must be bytes or JSON, got {state!r:.60}"
         ) from None

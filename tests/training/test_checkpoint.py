@@ -426,3 +426,35 @@ def test_integers_as_names_come_back_as_integers(tmp_path, name):
 def test_other_names_are_refused(tmp_path, key):
     with pytest.raises(TypeError, match="a name in a dict must be a str or an int"):
         jn.save(tmp_path / "tree", {key: jnp.ones(2)})
+
+
+def nested(kind, depth=100_000):
+    tree = np.ones(3)
+    for _ in range(depth):
+        tree = {"a": tree} if kind is dict else kind([tree])
+    return tree
+
+
+@pytest.mark.parametrize("kind", [dict, list, tuple])
+def test_what_is_nested_too_deeply_is_an_error(kind, tmp_path):
+    with pytest.raises(ValueError, match="^save: the tree is nested more than 500 deep"):
+        jn.save(tmp_path / "a", {"b": nested(kind)})
+    with pytest.raises(ValueError, match="^save: config is nested too deeply for JSON, or"):
+        jn.save(tmp_path / "a", {"b": np.ones(3)}, config=nested(kind))
+    jn.save(tmp_path / "a", {"b": np.ones(3)})
+    with pytest.raises(ValueError, match="^load: the tree is nested more than 500 deep"):
+        jn.load(tmp_path / "a", like=nested(kind))
+
+
+def test_what_holds_itself_is_an_error(tmp_path):
+    tree = {"a": np.ones(3)}
+    tree["b"] = [tree, tree]
+    with pytest.raises(ValueError, match="or an entry holds the tree itself$"):
+        jn.save(tmp_path / "a", tree)
+
+
+def test_a_tree_as_deep_as_jax_can_follow_is_saved(tmp_path):
+    tree = nested(dict, 200)
+    jn.save(tmp_path / "a", tree)
+    loaded, _ = jn.load(tmp_path / "a", like=tree)
+    assert jax.tree.structure(loaded) == jax.tree.structure(tree)

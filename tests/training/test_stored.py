@@ -38,6 +38,13 @@ def test_a_position_of_several_processes_needs_as_many():
     assert position_from_json(run).loader is None
 
 
+def test_a_loader_whose_state_is_nested_too_deeply_is_an_error():
+    state = []
+    state.append(state)
+    with pytest.raises(TypeError, match="the state of the loader must be bytes or JSON"):
+        run_to_json(STATE, jn.training.Position(1, 2, 0, 8, loader=state), {})
+
+
 MASKED = optax.masked(optax.adam(0.1), True)
 MULTI = optax.multi_transform({"a": optax.sgd(0.1)}, "a")
 
