@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxnet.services.checks import a_function
+from jaxnet.services.table import printable
 
 
 def first_available(*loaders: Callable[[], Any]) -> Any:
@@ -41,5 +42,5 @@ def first_available(*loaders: Callable[[], Any]) -> Any:
             return loader()
         except (ImportError, OSError) as error:
             name = getattr(getattr(loader, "func", loader), "__name__", str(loader))
-            print(f"{name} is not available ({error})")
+            print(printable(f"{name} is not available ({error})"))
     return loaders[-1]()

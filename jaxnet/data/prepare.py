@@ -21,10 +21,11 @@ from jaxnet.data.builders import (
     CATALOG,
     ORIGINS,
     base_name,
+    datasets_in,
     datasets_package,
     folder,
-    prepared,
 )
+from jaxnet.services.table import printable
 
 
 def prepare(who: str, name: str, place: Path) -> None:
@@ -57,7 +58,7 @@ def prepare(who: str, name: str, place: Path) -> None:
     origin = ORIGINS.get(base)
     if origin:
         print(f"{base}: {origin.what}")
-        print(f"  from {origin.home} ({origin.size / 1e6:,.0f} MB), into {place}")
+        print(printable(f"  from {origin.home} ({origin.size / 1e6:,.0f} MB), into {place}"))
         print(f"  terms: {origin.terms}", flush=True)
     new = not place.exists()
     try:
@@ -142,8 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
                 "jaxnet.data.tfds.load(..., download=True)"
             )
         for name in options.names:
-            if name in prepared(place):
-                print(f"{name} is already in {place}")
+            if name in datasets_in("prepare", place):
+                print(printable(f"{name} is already in {place}"))
             else:
                 prepare("prepare", name, place)
                 print(f"{name} is prepared", flush=True)

@@ -88,7 +88,7 @@ class Table:
             lines += [rule, *map(line, totals)]
         for note in self.notes:
             lines += _wrap(note, width)
-        return _printable("\n".join(lines))
+        return printable("\n".join(lines))
 
     __repr__ = __str__
 
@@ -193,8 +193,13 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _printable(text: str) -> str:
-    """Return a text in letters that the standard output has."""
+def printable(text: str) -> str:
+    """Return a text in letters that the standard output has, to print it.
+
+    Example:
+      >>> printable("3 × 4")
+      '3 × 4'
+    """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)

@@ -1,5 +1,6 @@
 """The command, and datasets as the public repositories have them."""
 
+import io
 import os
 import shutil
 import sys
@@ -39,6 +40,18 @@ def test_the_command_prepares_once(site, tmp_path, monkeypatch, capsys):
     shutil.rmtree(site.folder)  # it is not asked again
     assert prepare.main(["multi30k", "--data-dir", str(place)]) == 0
     assert capsys.readouterr().out == f"multi30k is already in {place}\n"
+
+
+def test_a_terminal_of_ascii_gets_what_it_can_show(site, tmp_path, monkeypatch):
+    site.multi30k(monkeypatch)
+    place = tmp_path / "Größen"
+    for words in ("is prepared", "is already in"):
+        terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert prepare.main(["multi30k", "--data-dir", str(place)]) == 0
+        terminal.flush()
+        printed = terminal.buffer.getvalue().decode()
+        assert words in printed and "Gr??en" in printed
 
 
 def test_a_loader_prepares(site, tmp_path, monkeypatch):
