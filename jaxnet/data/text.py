@@ -43,6 +43,11 @@ class Vocabulary(NamedTuple):
     special: dict[str, int]
     contents: dict[str, Any]
 
+    def __repr__(self) -> str:
+        kind = self.contents.get("vocabulary", "words")
+        special = f", special: {', '.join(self.special)}" if self.special else ""
+        return f"Vocabulary({self.size} ids of {kind}{special})"
+
     @property
     def pad(self) -> int | None:
         return self.special.get("pad")

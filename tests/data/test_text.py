@@ -163,3 +163,14 @@ def test_refusals_of_subwords(sentences, size, error, words):
         subwords(sentences, size)
     with pytest.raises(ValueError, match="special must be a tuple of pad, start, end, each"):
         subwords(SENTENCES, 300, special=("unknown",))
+
+
+def test_a_vocabulary_prints_as_one_line_that_every_terminal_can_show():
+    words = characters("äöü", special=("pad", "unknown"))
+    assert repr(words) == "Vocabulary(5 ids of characters, special: pad, unknown)"
+    assert repr(characters("ab")) == "Vocabulary(2 ids of characters)"
+
+
+def test_a_vocabulary_of_subwords_prints_as_one_line():
+    pytest.importorskip("tokenizers")
+    assert repr(subwords(["läuft"] * 3, 270)).isascii()
