@@ -2,9 +2,12 @@
 
 `python -m tests.process each FOLDER` prints a JSON dict: what each call changed.
 `python -m tests.process threads FOLDER` calls all from six threads at once, each for the first
-time, and prints what they changed together.
+time, and prints what they changed together. `python -m tests.process good FOLDER 2/4` makes the
+second quarter of all good calls of `tools.hostile`, one after the other, and prints their results,
+and the programs that were started.
 """
 
+import contextlib
 import faulthandler
 import gc
 import json
@@ -40,6 +43,9 @@ from tests.readers import (
 )
 
 THREADS = 6
+# Programs that other packages start when they are first used, to look at the processor.
+OF_OTHERS = {"uname": "platform, of Python", "lscpu": "joblib, for scikit-learn"}
+STARTED: set[str] = set()  # all programs that the process started
 X = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
 NET = jn.serial(jn.dense(3), jax.nn.relu, jn.dense(2))
 PARAMS, STATE = NET.init(jax.random.key(0), X)
@@ -47,6 +53,16 @@ DATA = X, np.zeros(len(X), np.int32)
 LOSS = jn.losses.cross_entropy
 TABLE = {"kernel": "w", "bias": "b"}
 WORDS = jn.serial(jn.embedding(9, 8), jn.gru(8), jn.dense(9))
+
+
+def note_programs(event: str, args: tuple) -> None:
+    """Note the name of a program that is started; a hook of `sys.addaudithook`."""
+    if event in ("subprocess.Popen", "os.posix_spawn", "os.exec"):
+        named = args[1] if event == "subprocess.Popen" and not args[0] else args[0]
+        first = named if isinstance(named, str | bytes | os.PathLike) else named[0]
+        STARTED.add(Path(os.fsdecode(first)).name)
+    elif event == "os.system":
+        STARTED.add(str(args[0]))
 
 
 def state() -> dict[str, Any]:
@@ -274,9 +290,41 @@ def together(folder: Path) -> dict[str, list[str]]:
     return wrong | {"all": changes(before, state())}
 
 
+def good(folder: Path, part: int, parts: int) -> dict[str, list[str]]:
+    """Make each good call of a part, and return what each of them changed."""
+    from tools import hostile
+
+    os.chdir(folder)
+    changed = changed_by(hostile.good_calls()[part - 1 :: parts])
+    return changed | {"programs": sorted(STARTED - OF_OTHERS.keys())}
+
+
+def changed_by(made: list) -> dict[str, list[str]]:
+    """Make good calls of `tools.hostile`, print their results, and return what each changed."""
+    found = {}
+    for call in made:
+        before = state()
+        result: Any = None
+        cannot_be_printed = []
+        with contextlib.suppress(Exception):  # some examples show an error
+            result = call.function(*call.args, **call.kwargs)
+            result = call.then(result) if call.then is not None else result
+        try:
+            print(result, repr(result))
+        except UnicodeEncodeError as error:
+            cannot_be_printed = [repr(error)]
+        found[call.name] = changes(before, state()) + cannot_be_printed
+    return found
+
+
 if __name__ == "__main__":
-    way, place = sys.argv[1:]
+    way, place, *which = sys.argv[1:]
     folder = Path(place).resolve()
     folder.mkdir(exist_ok=True)
+    sys.addaudithook(note_programs)
     prepare(folder)
-    print(json.dumps({"each": each, "threads": together}[way](folder)))
+    if way == "good":
+        part, parts = map(int, which[0].split("/"))
+        print(json.dumps(good(folder, part, parts)))
+    else:
+        print(json.dumps({"each": each, "threads": together}[way](folder)))

@@ -13,15 +13,22 @@ import pytest
 
 from jaxnet.services.warn import warn, without_warnings
 from tests import process
+from tools import hostile
 
 ROOT = Path(__file__).parents[1]
 
 
-def changed(way, folder):
+# What a terminal without a language has: files and the standard output are in ASCII.
+ASCII = {
+    "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+}  # fmt: skip
+
+
+def changed(way, folder, *which, **environment):
     for package in ("librosa", "matplotlib", "sklearn", "tensorflow_datasets", "tokenizers"):
         pytest.importorskip(package)
-    command = [sys.executable, "-m", "tests.process", way, str(folder)]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.process", way, str(folder), *which]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
@@ -32,6 +39,30 @@ def changed(way, folder):
 @pytest.mark.parametrize("way", ["each", "threads"])
 def test_calls_change_nothing_of_the_process(way, tmp_path):
     assert changed(way, tmp_path) == {}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(1, 5))
+def test_good_calls_of_all_functions_change_nothing_and_print_in_ascii(part, tmp_path):
+    assert changed("good", tmp_path, f"{part}/4", **ASCII) == {}
+
+
+def test_good_calls_of_some_functions_change_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    calls = hostile.good_calls(every=40)
+    hostile.run(calls[0])  # imports what is imported when it is first used
+    found = process.changed_by(calls)
+    assert len(found) > 5
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+def test_a_program_that_is_started_is_seen():
+    process.note_programs("subprocess.Popen", (None, ["/usr/bin/lscpu", "-p"], None, None))
+    process.note_programs("subprocess.Popen", ("/bin/gs", ["gs"], None, None))
+    process.note_programs("os.posix_spawn", (b"/usr/bin/true", [b"true"], {}))
+    process.note_programs("open", ("/etc/passwd", "r", 0))
+    assert {"lscpu", "gs", "true"} == process.STARTED
+    process.STARTED.clear()
 
 
 def silence():

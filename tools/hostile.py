@@ -312,6 +312,8 @@ def recorded(full: str, name: str, function: Callable) -> list[Call]:
             raise Recorded
 
         def use(*args, **kwargs):  # what is done with the function that was made
+            if any(is_traced(leaf) for leaf in jax.tree.leaves((args, kwargs))):
+                return made(*args, **kwargs)
             found[0] = call._replace(then=Use(args, kwargs))
             raise Recorded
 
