@@ -43,8 +43,8 @@ from tests.readers import (
 )
 
 THREADS = 6
-# Programs that other packages start when they are first used, to look at the processor.
-OF_OTHERS = {"uname": "platform, of Python", "lscpu": "joblib, for scikit-learn"}
+# Programs that other packages start, and where; SECURITY.md names them.
+OF_OTHERS = {"lscpu": "joblib, of scikit-learn, counts the processors in the first `fit_kmeans`"}
 STARTED: set[str] = set()  # all programs that the process started
 X = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
 NET = jn.serial(jn.dense(3), jax.nn.relu, jn.dense(2))
