@@ -70,6 +70,7 @@ def program(folder, said, code):
 @pytest.mark.parametrize(("said", "code", "wrong", "printed"), [
     ("No known vulnerabilities found", 0, [], "No known"),
     ("Found 1 known vulnerability in 1 package", 1, ["audit: packages have known faults"], "Found"),
+    ("a could not be audited\nNo known", 0, [], "audit: nothing is known of 1 packages"),
     ("ConnectionError", 1, [], "audit: the service of pip-audit did not answer"),
 ])  # fmt: skip
 def test_what_pip_audit_says(said, code, wrong, printed, tmp_path, monkeypatch, capsys):

@@ -133,6 +133,8 @@ def audit() -> list[str]:
         [*command, "--path", sysconfig.get_path("purelib")], capture_output=True, text=True
     )
     print(done.stdout, done.stderr, sep="")
+    if skipped := done.stdout.count("could not be audited"):
+        print(f"audit: nothing is known of {skipped} packages, which the service did not have")
     if done.returncode and "vulnerabilit" not in done.stdout + done.stderr:
         print("audit: the service of pip-audit did not answer, so nothing is known")
         return []
