@@ -1,12 +1,16 @@
-"""Memory of the process on CPU: kept for the next step instead of returned to the system."""
+"""Memory of the process on CPU: what is kept for the next step, and what the system gets back."""
 
 import ctypes
 import mmap
+import os
 import platform
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import jax
 
@@ -33,6 +37,10 @@ GIVE_BACK = {
     TOP_PAD: 128 * 2**10,
     ARENA_MAX: 0,  # by the number of processors
 }
+# With these, a heap gives its free end back as soon as an array is freed there.
+GIVE_BACK_ENDS = {**GIVE_BACK, TRIM_THRESHOLD: 0, TOP_PAD: 0}
+FREED = 256 * 2**10  # bytes; glibc looks at the end of a heap from 64 KiB on
+THREADS = 128  # at most, to reach the heaps
 
 # The heap of a thread has blocks of 64 MiB, and larger arrays get a mapping after all. XLA puts all
 # temporary arrays of a program into one, unless asked for several.
@@ -58,8 +66,9 @@ def reuse_memory(keep: bool = True) -> bool:
     process: what SIGTERM and SIGHUP do, until it is closed.
 
     Args:
-      keep: Whether to keep memory. False gives what is free back to the system, and restores the
-        settings; programs that were compiled before stay divided.
+      keep: Whether to keep memory. False gives what is free back to the system, whether memory was
+        kept or not, and restores the settings; programs that were compiled before stay divided.
+        To get back what a net took, first delete it, its trainer and train_state.
 
     Returns:
       Whether the process takes the setting; False, and nothing changes, without glibc.
@@ -69,22 +78,72 @@ def reuse_memory(keep: bool = True) -> bool:
       True
     """
     check_options("reuse_memory", keep=keep)
-    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+    if not _has_glibc():
         return False
     global _keeps_memory, _waits
     library = ctypes.CDLL(None)
     if keep and not _keeps_memory:
         _waits = jax.config.values["jax_cpu_enable_async_dispatch"]
-    if not _set(library, KEEP if keep else GIVE_BACK):
-        return False
     if keep:
+        if not _set(library, KEEP):
+            return False
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     else:
-        library.malloc_trim(0)
+        if _set(library, GIVE_BACK_ENDS):
+            _give_back_ends(library)
+        if not _set(library, GIVE_BACK):
+            return False
+        give_back()
         if _waits is not None:
             jax.config.update("jax_cpu_enable_async_dispatch", _waits)
     _keeps_memory = keep
     return True
+
+
+def _has_glibc() -> bool:
+    return sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
+
+
+def give_back() -> None:
+    """Give free memory back to the system, without a change of settings; nothing without glibc.
+
+    The free end of a thread's heap stays.
+
+    Example:
+      >>> give_back()
+    """
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _give_back_ends(library: ctypes.CDLL) -> None:
+    """Free an array in the heap of each thread, so that the heap gives its free end back.
+
+    `malloc_trim` gives back the end of the first heap alone. glibc makes heaps up to 8 per
+    processor, then hands them out in turn. So twice as many threads at a time reach each of them.
+    """
+    malloc, free = library.malloc, library.free
+    malloc.argtypes, malloc.restype = (ctypes.c_size_t,), ctypes.c_void_p
+    free.argtypes, free.restype = (ctypes.c_void_p,), None
+    count = min(2 * 8 * (os.cpu_count() or 1), THREADS)
+    all_have_one = threading.Barrier(count)
+
+    def use_heap():
+        array = malloc(FREED)
+        with suppress(threading.BrokenBarrierError):
+            all_have_one.wait()
+        free(array)
+
+    threads = [threading.Thread(target=use_heap) for _ in range(count)]
+    for i, thread in enumerate(threads):
+        try:
+            thread.start()
+        except RuntimeError:  # the system allows no further thread
+            all_have_one.abort()
+            threads = threads[:i]
+            break
+    for thread in threads:
+        thread.join()
 
 
 def _set(library: ctypes.CDLL, options: dict[int, int]) -> bool:
@@ -129,6 +188,26 @@ def seconds_per_fault() -> float:
     return statistics.median(times)
 
 
+def compile_for(program: Callable, *args: Any) -> None:
+    """Compile a program before its first call; on CPU, give free memory back before and after it.
+
+    The compiler needs more memory than most steps, and the first step would come on top of it.
+
+    Args:
+      program: Function returned by `jit`.
+      args: Arguments of the call.
+
+    Example:
+      >>> compile_for(jit(jnp.cos), 0.0)
+    """
+    if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
+        return
+    give_back()
+    with suppress(jax.errors.JaxRuntimeError):  # the call raises it, or compiles without an option
+        program.lower(*args).compile()
+    give_back()
+
+
 def jit(run: Callable, **options) -> Callable:
     """Compile a function by `jax.jit`; if memory is kept, in pieces that a thread can keep.
 
@@ -140,31 +219,47 @@ def jit(run: Callable, **options) -> Callable:
       >>> float(jit(jnp.cos)(0.0))
       1.0
     """
-    undivided = jax.jit(run, **options)
     # JAX's folder of compiled programs takes none with several temporary arrays.
     if not _keeps_memory or jax.default_backend() != "cpu" or jax.config.jax_compilation_cache_dir:
-        return undivided
-    pieces = jax.jit(run, compiler_options=IN_PIECES, **options)
-    chosen = {}
+        return jax.jit(run, **options)
+    return _InPieces(run, options)
 
-    def call(*args):
-        # The first argument, params or a train_state, keeps its shapes; to flatten it would cost
-        # microseconds.
-        shapes = tuple([getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(args[1:])])
-        program = chosen.get(shapes)
-        if program is None:  # XLA would warn about each array that is larger than a piece
-            arrays = arrays_in(undivided.trace(*args).jaxpr.jaxpr)  # both calls trace only once
-            largest = max((one.size * one.dtype.itemsize for one in arrays), default=0)
-            program = chosen[shapes] = pieces if largest <= PIECE else undivided
+
+class _InPieces:
+    """A compiled function whose temporary memory is divided, unless an array fits no piece."""
+
+    def __init__(self, run: Callable, options: dict[str, Any]):
+        self._undivided = jax.jit(run, **options)
+        self._pieces = jax.jit(run, compiler_options=IN_PIECES, **options)
+        self._chosen: dict[tuple, Callable] = {}
+
+    def lower(self, *args: Any) -> Any:
+        """Return the lowered program, as a function of `jax.jit` does."""
+        return self._program(self._shapes(args), args).lower(*args)
+
+    def __call__(self, *args: Any) -> Any:
+        shapes = self._shapes(args)
         try:
-            return program(*args)
+            return self._program(shapes, args)(*args)
         except ValueError as error:  # a program inside another one does not take options
             if "top-level" not in str(error):
                 raise
         except jax.errors.JaxRuntimeError as error:  # a future XLA may not have this option
             if "compile option" not in str(error):
                 raise
-            chosen[shapes] = undivided
-        return undivided(*args)
+            self._chosen[shapes] = self._undivided
+        return self._undivided(*args)
 
-    return call
+    def _shapes(self, args: tuple) -> tuple:
+        # The first argument, params or a train_state, keeps its shapes; to flatten it would cost
+        # microseconds.
+        return tuple([getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(args[1:])])
+
+    def _program(self, shapes: tuple, args: tuple) -> Any:
+        program = self._chosen.get(shapes)
+        if program is None:  # XLA would warn about each array that is larger than a piece
+            arrays = arrays_in(self._undivided.trace(*args).jaxpr.jaxpr)  # each call traces once
+            largest = max((one.size * one.dtype.itemsize for one in arrays), default=0)
+            program = self._pieces if largest <= PIECE else self._undivided
+            self._chosen[shapes] = program
+        return program

@@ -29,8 +29,15 @@ from jaxnet.training.epoch import Position
 from jaxnet.training.objective import Average, added
 from jaxnet.training.objective_trace import trace_objective
 from jaxnet.training.train_state import TrainState, key_of, next_key
-from jaxnet.training.trainer import Trainer, driver, objectives_of, takes_mask
+from jaxnet.training.trainer import (
+    Trainer,
+    compile_first,
+    driver,
+    objectives_of,
+    takes_mask,
+)
 
+BATCHES = "fit from batches"  # name of the program
 REFRESH = 0.2  # seconds of work per dispatch, short enough to update the progress bar
 
 
@@ -154,6 +161,7 @@ class Resident:
         batching = prepared.batching
         self.data, self.size, self.shuffle = prepared.data, batching.size, shuffle
         self.steps = batching.steps(prepared.data)
+        self.cache = trainer._cache
         self.programs = resident_programs(trainer, batching, shuffle, shardings)
 
     def resume(self, position: Position) -> None:
@@ -179,6 +187,7 @@ class Resident:
             stop = min(done + pace.steps, last)
             start = time.perf_counter()
             span = _put_on_device((np.int32(done), np.int32(stop)))
+            compile_first(self.cache, "fit", advance, train_state, self.data, totals, order, *span)
             train_state, totals = advance(train_state, self.data, totals, order, *span)
             jax.block_until_ready(totals.losses)
             bar.update(stop - done)
@@ -333,7 +342,9 @@ class Batches:
             self._explain_one_example(train_state, batch)
         if count < size:
             batch = jax.tree.map(lambda leaf: placement.repeated(leaf, size), batch)
-        return train_state, batch, self._mask(count, size)
+        mask = self._mask(count, size)
+        compile_first(self.trainer._cache, BATCHES, self.step, train_state, batch, mask)
+        return train_state, batch, mask
 
     def _begin(self, train_state: TrainState, batch: PyTree) -> TrainState:
         """Make the program for the first batch, and return the train_state on the batch's mesh."""
@@ -345,7 +356,7 @@ class Batches:
             train_state, *results = trainer.update(train_state, batch, mask)
             return train_state, tuple(results)
 
-        self.step = driver(trainer._cache, ("fit from batches", "batch"), run, shardings)
+        self.step = driver(trainer._cache, (BATCHES, "batch"), run, shardings)
         if takes_mask(trainer):
             objectives = objectives_of(trainer)(train_state, batch)
             self.masked = bool(objectives) and all(

@@ -15,6 +15,7 @@ from jaxnet.services import checks, preemption
 from jaxnet.services.checks.keywords import explain_keywords
 from jaxnet.services.functions import function_name
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, leaves_of
+from jaxnet.training import memory
 from jaxnet.training.axes import check_axes
 from jaxnet.training.batching import check_has_rows
 from jaxnet.training.interrupts import uninterrupted
@@ -303,6 +304,7 @@ def step_of(
             agree_on_step(train_state)
             preemption.leave("step", ENDS, train_state)
             run = driver(cache, ("step", "batch"), pure_step, shardings, (0,) * donate)
+            compile_first(cache, "step", run, train_state, batch)
             after, metrics = run(train_state, batch)
             cache.watcher.stepped(after, metrics["loss"], objective)  # may read what failed
         return after, metrics
@@ -337,6 +339,19 @@ def driver(
         return placed(watched, shardings, donate_argnums=donate)
 
     return cache.programs.of((*key, shardings), make)
+
+
+def compile_first(cache: TrainerCache, name: str, program: Callable, *args: PyTree) -> None:
+    """Compile a program of `driver` before its first call, if the trainer has none of this name.
+
+    Args:
+      cache: What the trainer keeps.
+      name: Name of the program.
+      program: The program.
+      args: Arguments of its first call.
+    """
+    if name not in cache.watcher.traces:
+        memory.compile_for(program, *args)
 
 
 def _filled(path: str, drawn: PyTree, passed: PyTree) -> PyTree:

@@ -76,6 +76,172 @@ def test_what_was_kept_is_given_back():
     assert faults(GIVEN_BACK) > 300  # megabytes of 400
 
 
+IN_THREADS = """
+import threading
+import numpy as np
+import jaxnet as jn
+
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+before = held()
+jn.reuse_memory()
+all_have_one = threading.Barrier(6)
+
+def work():
+    arrays = [np.ones(2**20) for _ in range(4)]
+    all_have_one.wait()
+
+threads = [threading.Thread(target=work) for _ in range(6)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert held() - before > 150 * 2**20
+jn.reuse_memory(False)
+print((held() - before) // 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has this setting")
+def test_the_heaps_of_threads_are_given_back():
+    assert faults(IN_THREADS) < 20  # megabytes of 192
+
+
+def test_a_system_without_further_threads_gives_back_the_rest(monkeypatch):
+    started, start = [], threading.Thread.start
+
+    def start_three(thread):
+        if len(started) == 3:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_three)
+    memory._give_back_ends(memory.ctypes.CDLL(None))
+    assert len(started) == 3 and not any(thread.is_alive() for thread in started)
+
+
+RESNET = """
+import gc
+import jax, numpy as np, optax
+import jaxnet as jn
+from experiments.benchmarks.measure import peak_memory
+from experiments.benchmarks.memory import resident_memory
+CALL
+x, y = np.ones((64, 32, 32, 3), np.float32), np.zeros(64, int)
+before = resident_memory()
+
+def train():
+    net = jn.models.resnet(18, classes=10)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    trainer = jn.trainer(jn.supervised(net, loss), optax.sgd(0.01, momentum=0.9))
+    train_state = trainer.init(jax.random.key(0), (x, y))
+    for _ in range(5):
+        train_state, metrics = trainer.step(train_state, (x, y))
+        jax.block_until_ready(metrics)
+    return resident_memory() - before
+
+took = train()
+gc.collect()
+jn.reuse_memory(False)
+print(peak_memory() - before, took, resident_memory() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has this setting")
+@pytest.mark.parametrize("call", ["", "jn.reuse_memory()"], ids=["by default", "kept"])
+def test_the_peak_of_a_net_and_what_stays_of_it(call):
+    peak, took, left = map(float, output_of(RESNET.replace("CALL", call)).split())
+    assert peak < 430  # megabytes: 90 of the train_state, and what the compiler needs
+    assert left < peak / 4
+    assert left < took / 2
+
+
+IN_TURN = """
+import gc
+import jax, numpy as np, optax
+import jaxnet as jn
+from experiments.benchmarks.memory import resident_memory
+x, y = np.ones((64, 16, 16, 3), np.float32), np.zeros(64, int)
+loss = optax.softmax_cross_entropy_with_integer_labels
+
+def train():
+    net = jn.serial(jn.conv(64, 3), jn.batch_norm(), jax.nn.relu, jn.conv(64, 3), jax.nn.relu,
+                    jn.flatten(), jn.dense(10))
+    trainer = jn.trainer(jn.supervised(net, loss), optax.adam(1e-3))
+    train_state = trainer.init(jax.random.key(0), (x, y))
+    RUN
+
+found = []
+for _ in range(TURNS):
+    train()
+    gc.collect()
+    jn.reuse_memory(False)
+    found.append((resident_memory(), len(gc.get_objects())))
+print(found[-1][0] / found[2][0], (found[-1][1] - found[2][1]) / (TURNS - 3))
+"""
+STEPS = """
+    step = jax.jit(trainer.step, donate_argnums=0)
+    for _ in range(3):
+        train_state, metrics = step(train_state, (x, y))
+    jax.block_until_ready(metrics)
+"""
+FIT = """
+    for _ in jn.fit(trainer, train_state, (x, y), epochs=2, progress=False):
+        pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has this setting")
+@pytest.mark.parametrize("run", [STEPS, FIT], ids=["steps", "fit"])
+def test_nets_in_turn_leave_nothing(run):
+    program = IN_TURN.replace("RUN", run.strip()).replace("TURNS", "20")
+    memory_ratio, objects_per_net = map(float, output_of(program).split())
+    assert memory_ratio < 1.02
+    assert objects_per_net < 25
+
+
+@pytest.mark.parametrize("run", ["step", "fit", "stream"])
+def test_a_program_is_compiled_apart_from_its_first_call_once(run, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(memory, "compile_for", lambda *args: compiled.append(args))
+    data = X, np.array([0, 1])
+    trainer = jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), donate=False)
+    start = trainer.init(KEY, data)
+    for _ in range(2):
+        if run == "step":
+            trainer.step(start, data)
+        else:
+            source = iter([data] * 2) if run == "stream" else data
+            assert [*jn.fit(trainer, start, source, steps=2, progress=False)]
+    assert len(compiled) == 1
+
+
+COMPILED_ONCE = """
+import jax, jax.numpy as jnp
+import jaxnet as jn
+from jaxnet.training import memory
+CALL
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *rest, **more: compiled.append(event) if "backend_compile" in event else None)
+run = memory.jit(lambda x: jnp.sin(x) + 1)
+memory.compile_for(run, 1.0)
+print(len(compiled))
+run(1.0)
+print(len(compiled))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["", "jn.reuse_memory()"], ids=["by default", "kept"])
+def test_a_call_uses_what_was_compiled_for_it(call):
+    assert output_of(COMPILED_ONCE.replace("CALL", call)).split() == ["1", "1"]
+
+
 @pytest.mark.parametrize(("module", "name", "value"), [
     (memory.sys, "platform", "darwin"), (platform, "libc_ver", lambda: ("", "")),
 ], ids=["elsewhere", "without glibc"])  # fmt: skip
