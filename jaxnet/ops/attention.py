@@ -241,12 +241,12 @@ def _check_padding(who: str, mask: jax.Array) -> None:
 def _of_padding(who, mask, time):
     """Return the booleans (batch, 1, 1, places) of padding (batch, places)."""
     square = mask.shape[0] == time > 1
-    if square and not is_traced(mask) and not isinstance(mask, jax.ShapeDtypeStruct):
-        if np.array_equal(mask, np.tri(*mask.shape, dtype=bool)):
-            warn(
-                f"{who}: the mask {mask.shape} is read as padding, a row per sequence. If it is "
-                "meant to be causal, a row per query, write causal=True or mask[None]"
-            )
+    known = not is_traced(mask) and not isinstance(mask, jax.ShapeDtypeStruct)
+    if square and known and np.array_equal(mask, np.tri(*mask.shape, dtype=bool)):
+        warn(
+            f"{who}: the mask {mask.shape} is read as padding, a row per sequence. If it is "
+            "meant to be causal, a row per query, write causal=True or mask[None]"
+        )
     return mask[:, None, None]
 
 
