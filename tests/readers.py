@@ -425,9 +425,9 @@ def readers_of_models() -> dict[str, Reader]:
             write_gguf, lambda folder: model.load(folder / "model.gguf")
         ),
         "pretrained.tokenizer": Reader(write_model, model.tokenizer),
-        "pretrained.chat": Reader(
+        "pretrained.tokenizer, a chat": Reader(
             write_model,
-            lambda folder: model.chat(folder, "Hi"),
+            lambda folder: model.tokenizer(folder).chat("Hi"),
             may=("compile <template>", "exec <template>"),
             why="a chat template is a program, which runs in jinja2's sandbox",
             also={("attack", Path("chat_template.jinja")): ATTACK.encode()},

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.services.checks import between, check_list, check_type, on_host
+from jaxnet.services.checks import between, check_list, check_text, check_type, on_host
 from jaxnet.services.extras import extra
 from jaxnet.services.files import readable, replace_file
 from jaxnet.services.json_text import parse_json
@@ -225,7 +225,7 @@ def subwords(
     between("subwords", what, size, 256 + len(named), LARGEST)
     sentences = check_list("subwords", "sentences", sentences, "str")
     for i, sentence in enumerate(sentences):
-        _check_text("subwords", f"sentence {i}", sentence)
+        check_text("subwords", f"sentence {i}", sentence)
     if not any(sentences):
         raise ValueError("subwords: expected sentences, got none")
     byte_level = tokenizers.pre_tokenizers.ByteLevel
@@ -242,23 +242,12 @@ def subwords(
     return _subwords(tokenizer, named)
 
 
-def _check_text(who: str, what: str, text: Any) -> None:
-    check_type(who, what, text, str, "a str")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{who}: {what} has half of a surrogate pair at {error.start}, which UTF-8 lacks; "
-            'write text.encode("utf-8", "replace").decode()'
-        ) from None
-
-
 def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
     tokenizer.encode_special_tokens = True  # a "[pad]" in a text is plain text
     size = tokenizer.get_vocab_size()
 
     def encode(text: str) -> np.ndarray:
-        _check_text("encode", "text", text)
+        check_text("encode", "text", text)
         return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(ids: Any) -> str:

@@ -25,6 +25,8 @@ def load(
     dtype: Any = None,
     put: Callable[[str, jax.Array], jax.Array] | None = None,
     integers: bool = False,
+    download: bool = False,
+    revision: str | None = None,
 ) -> tuple[Layer, Params, State]:
     """Read a published model: the net, its params and its state.
 
@@ -39,7 +41,7 @@ def load(
     Args:
       source: Folder with config.json and safetensors files, as `transformers` writes it; a file
         that ends in .gguf, of llama.cpp; or the name of a repository of Hugging Face, such as
-        "HuggingFaceTB/SmolLM2-135M", whose files `huggingface_hub` downloads or finds in its cache.
+        "HuggingFaceTB/SmolLM2-135M", whose files `huggingface_hub` finds in its cache.
       dtype: Dtype of the params, such as jnp.bfloat16; None is float32. It is also the dtype of
         experts that are stored in MXFP4, as those of gpt-oss are.
       put: Function of (path, array) that places an array, as in `by_names`.
@@ -49,6 +51,9 @@ def load(
         relative errors are up to 2**-11. A number takes 5 bits of Q3_K and Q4_K, 6 of Q2_K, 8.5 of
         Q5_0, IQ4_NL and IQ4_XS, and 9 of Q5_1, Q5_K and Q6_K. The net is then like `jn.quantized`,
         and `jn.merge(net, params)` makes them floats.
+      download: Whether the files of a name that the cache lacks are downloaded. Nothing is asked of
+        a hub otherwise.
+      revision: Branch, tag or commit of a name; None is its main branch.
 
     Returns:
       (net, params, state). A decoder takes token ids (batch, time); an encoder such as BERT or
@@ -59,19 +64,20 @@ def load(
       (features, ids) of speech, see `jaxnet.pretrained.whisper`.
 
     Raises:
-      OSError: If a file is missing or cannot be read.
+      OSError: If a file is missing or cannot be read, or the cache lacks a name.
       ImportError: If a name is given without huggingface_hub, or a .gguf file without gguf.
       ValueError: If the model_type is unknown, an entry of the configuration is unknown or has a
         value that the net cannot compute, or the weights do not fit the configuration.
       ValueError: If `integers` is True and the file holds none.
 
     Example:
-      >>> net, params, state = load("HuggingFaceTB/SmolLM2-135M")  # doctest: +SKIP
+      >>> name = "HuggingFaceTB/SmolLM2-135M"
+      >>> net, params, state = load(name, download=True)  # doctest: +SKIP
       >>> ids = jnp.array([[504, 3575, 282, 4649, 314]])  # "The capital of France is"
       >>> jn.decoding.generate(net, params, ids, length=2, temperature=0)  # doctest: +SKIP
     """
     check_options("load", integers=integers)
-    config, stored = config_and_weights("load", source)
+    _, config, stored = config_and_weights("load", source, download, revision)
     checked = complete("load", config, FAMILIES)
     family = FAMILIES[checked.family]
     how = family.stored(checked, stored)

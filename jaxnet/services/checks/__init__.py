@@ -46,6 +46,7 @@ from jaxnet.services.checks.options import check_name as check_name
 from jaxnet.services.checks.options import check_options as check_options
 from jaxnet.services.checks.options import check_shape as check_shape
 from jaxnet.services.checks.options import check_sizes as check_sizes
+from jaxnet.services.checks.options import check_text as check_text
 from jaxnet.services.checks.options import check_tuple as check_tuple
 from jaxnet.services.checks.options import check_type as check_type
 from jaxnet.services.checks.options import one_of as one_of

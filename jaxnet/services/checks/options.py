@@ -34,6 +34,25 @@ def check_type(who: str, what: str, value: Any, kind: Any, words: str, hint: str
         raise TypeError(f"{who}: {needed} {words}, got {type(value).__name__}{instead}")
 
 
+def check_text(who: str, what: str, text: Any) -> None:
+    """Raise unless a text is a str that UTF-8 can write.
+
+    Example:
+      >>> check_text("encode", "text", 3)
+      Traceback (most recent call last):
+      ...
+      TypeError: encode: text must be a str, got int
+    """
+    check_type(who, what, text, str, "a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{who}: {what} has half of a surrogate pair at {error.start}, which UTF-8 lacks; "
+            'write text.encode("utf-8", "replace").decode()'
+        ) from None
+
+
 def check_list(who: str, what: str, value: Any, of: str) -> list[Any]:
     """Return the entries of an iterable; raise for a text, a dict or anything without entries.
 
