@@ -11,12 +11,14 @@ from jaxnet.core import Layer, Params, State, as_layer, transformed
 from jaxnet.interop.names import by_names, to_names
 from jaxnet.interop.weights import write_files
 from jaxnet.pretrained.config import complete, with_dtype
+from jaxnet.pretrained.copying import files_to_copy
 from jaxnet.pretrained.families import FAMILIES
 from jaxnet.pretrained.integers import with_integers
-from jaxnet.pretrained.source import config_and_weights
+from jaxnet.pretrained.source import config_and_weights, place_of
 from jaxnet.services.checks import check_options
-from jaxnet.services.files import file_path
+from jaxnet.services.files import file_path, replace_file
 from jaxnet.services.json_text import parse_json
+from jaxnet.services.warn import warn
 
 
 def load(
@@ -77,7 +79,7 @@ def load(
       >>> jn.decoding.generate(net, params, ids, length=2, temperature=0)  # doctest: +SKIP
     """
     check_options("load", integers=integers)
-    _, config, stored = config_and_weights("load", source, download, revision)
+    place, config, stored = config_and_weights("load", source, download, revision)
     checked = complete("load", config, FAMILIES)
     family = FAMILIES[checked.family]
     how = family.stored(checked, stored)
@@ -87,7 +89,7 @@ def load(
     if integers:
         net, table, stored = with_integers(net, x, table, stored)
     params, state = by_names(net, stored, x, table, leave=how.leave, dtype=dtype, put=put)
-    return described(net, checked.raw), params, state
+    return described(net, checked.raw, place), params, state
 
 
 def save(
@@ -97,18 +99,22 @@ def save(
     state: State,
     *,
     config: Mapping[str, Any] | None = None,
+    source: str | Path | None = None,
 ) -> None:
     """Write a model with the names and the configuration of its family, as `transformers` reads it.
 
     Args:
-      folder: Folder, which is made; it gets config.json and model.safetensors. The tokenizer's
-        files are the ones that came with the model.
+      folder: Folder, which is made; it gets config.json and model.safetensors, and the files of
+        `source`.
       net: Net of `load`, or another one that computes what `config` says.
       params, state: Its params and state, in the dtype in which they are written.
       config: Configuration, as in config.json; None is that of the net.
+      source: Folder or file that the model came from, whose tokenizer, chat template, settings of
+        generation, and modules of sentence-transformers are copied; None is where `load` read the
+        net, and nothing is copied if it was not loaded.
 
     Raises:
-      OSError: If a file cannot be written.
+      OSError: If a file cannot be read or written, or `source` is missing.
       ValueError: If the net has no configuration, or does not fit it.
 
     Example:
@@ -132,12 +138,15 @@ def save(
     arrays = to_names(net, params, state, x, family.rows(checked, how))
     folder = file_path("save", folder)
     config_file, weights_file = folder / "config.json", folder / "model.safetensors"
+    copied = _copied(net) if source is None else files_to_copy("save", place_of("save", source))
     write_files("save", config_file, with_dtype(config, arrays), weights_file, arrays)
+    for name, contents in copied.items():
+        replace_file("save", folder / name, contents, must_be_regular=True)
 
 
 def _config_of(net: Layer) -> dict[str, Any]:
-    described_as = getattr(net.inside, "options", None)
-    if not isinstance(described_as, _Described):
+    described_as = _description_of(net)
+    if described_as is None:
         raise ValueError(
             'save: this net has no configuration; write save(..., config={"model_type": ...}) '
             "with the entries of its config.json"
@@ -145,18 +154,40 @@ def _config_of(net: Layer) -> dict[str, Any]:
     return parse_json(described_as.config)
 
 
+def _copied(net: Layer) -> dict[str, bytes]:
+    """Return the small files of where the net was read, by their names."""
+    described_as = _description_of(net)
+    if described_as is None or not described_as.source:
+        return {}
+    try:
+        return files_to_copy("save", place_of("save", Path(described_as.source)))
+    except (OSError, ValueError, ImportError) as error:  # the weights matter more
+        warn(
+            f"save: the tokenizer is not copied ({error}); write save(..., source=folder) with a "
+            "folder that has it"
+        )
+        return {}
+
+
 class _Described(NamedTuple):
     """What `transformed` keeps of a published model, so that `save` finds it.
 
     Fields:
       config: Its configuration as JSON, which has a hash.
+      source: Folder or file where it was read; "" if it was not.
     """
 
     config: str
+    source: str
 
 
-def described(net: Layer, config: Mapping[str, Any]) -> Layer:
-    """Return the same net with its configuration among its data.
+def _description_of(net: Layer) -> _Described | None:
+    options = getattr(net.inside, "options", None)
+    return options if isinstance(options, _Described) else None
+
+
+def described(net: Layer, config: Mapping[str, Any], source: Path | None = None) -> Layer:
+    """Return the same net with its configuration and its place among its data.
 
     Example:
       >>> described(jn.dense(3), {"model_type": "mine"}).inside.options.config
@@ -166,5 +197,5 @@ def described(net: Layer, config: Mapping[str, Any]) -> Layer:
     def apply(run, params, state, x):
         return run(params, state, x)
 
-    options = _Described(json.dumps(config))
+    options = _Described(json.dumps(config), "" if source is None else str(source.absolute()))
     return transformed(net, apply, kind="pretrained", clear=True, options=options)

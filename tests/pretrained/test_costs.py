@@ -36,7 +36,8 @@ def test_much_is_too_much(cost, args):
     (costs.replaced, ("abc", "b", "x", 1)), (costs.joined, (iter("ab"), ", ")),
     (costs.translated, ("ab", {97: None})), (costs.in_json, ({"a": 1}, False, 2)),
     (costs.rounded, (1.5, 2, "ceil")), (costs.in_parts, ([1, 2], 3, None)),
-    (costs.added, ([1, 2],)), (costs.percent, ("%5.2f%%", 1.5)), (costs.formatted, ("{:>10} {a}", 1)), (costs.lipsum, ()),
+    (costs.added, ([1, 2],)), (costs.percent, ("%5.2f%%", 1.5)),
+    (costs.formatted, ("{:>10} {a}", 1)), (costs.lipsum, ()),
     (costs.in_time, ("%d %b %Y",)), (costs.padded, ("a", "wide")), (costs.replaced, (3, "3", "4")),
 ])  # fmt: skip
 def test_little_is_fine(cost, args):
