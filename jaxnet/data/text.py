@@ -16,6 +16,7 @@ from jaxnet.services.extras import extra
 from jaxnet.services.files import readable, replace_file
 from jaxnet.services.json_text import parse_json
 
+KINDS = ("characters", "subwords")
 SPECIAL = ("pad", "start", "end", "unknown")
 LARGEST = 2**24  # ids of subwords; `tokenizers` aborts the program if it runs out of memory
 _LOST = "\N{REPLACEMENT CHARACTER}"
@@ -69,7 +70,13 @@ class Vocabulary(NamedTuple):
 
         Raises:
           OSError: If the file cannot be written.
+          ValueError: If `contents` are not those of `characters` or `subwords`.
         """
+        if not isinstance(self.contents, dict) or self.contents.get("vocabulary") not in KINDS:
+            raise ValueError(
+                "Vocabulary.save: contents must be those of characters or subwords, which load "
+                f"reads, got {self.contents!r:.60}"
+            )
         replace_file("Vocabulary.save", path, json.dumps(self.contents).encode())
 
     @staticmethod

@@ -7,7 +7,7 @@ language and the task:
 
     from jaxnet.pretrained.whisper import features
 
-    net, params, state = jn.pretrained.load("openai/whisper-tiny")
+    net, params, state = jn.pretrained.load("openai/whisper-tiny", download=True)
     words = jn.pretrained.tokenizer("openai/whisper-tiny")
     x = features([wave])  # floats, 16,000 samples per second
     start = [[50258, 50259, 50359, 50363]]  # begin, English, transcribe, no times

@@ -83,6 +83,13 @@ def test_special_entries_are_no_text(words):
 # Files.
 
 
+def test_only_what_can_be_loaded_is_saved(tmp_path):
+    words = characters("abc")._replace(contents={"tokenizer": "{}"})
+    with pytest.raises(ValueError, match="Vocabulary.save: contents must be those of characters"):
+        words.save(tmp_path / "words.json")
+    assert not (tmp_path / "words.json").exists()
+
+
 def test_saved_and_loaded(words, tmp_path):
     for vocabulary in (words, characters("Hund\ud800ß\n", special=("end", "unknown"))):
         path = tmp_path / "new" / "vocabulary.json"

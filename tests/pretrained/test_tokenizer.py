@@ -47,6 +47,16 @@ def test_texts_are_joined_as_ids(folder):
     assert words.decode(ids) == "one two three"
 
 
+@pytest.mark.parametrize("post", POSTS)
+def test_a_row_of_training_data_begins_and_ends_once(post, tmp_path):
+    words = jn.pretrained.tokenizer(write_form(tmp_path, "fallback", post))
+    prompt = words.chat([{"role": "user", "content": "Hi"}])
+    row = [*prompt, *words.encode("Yes"), words.end]
+    assert row.count(words.start) == 1
+    assert row.count(words.end) == 2  # of the user's turn, and of the answer
+    assert words.decode(row).split() == ["user", "Hi", "assistant", "Yes"]
+
+
 def test_a_conversation_is_decoded_whole(folder):
     words = jn.pretrained.tokenizer(folder)
     messages = [
