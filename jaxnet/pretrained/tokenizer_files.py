@@ -22,6 +22,7 @@ NAMED = (
 LARGEST = 2**24  # ids; `tokenizers` aborts the program if it runs out of memory
 MOST_BYTES = 2**28  # of a file; the largest that are published have 34 MB
 MOST_GROWTH = 64  # letters that the replacements of a normalizer may make of one
+LONGEST_PREFIX = 1000  # letters that a normalizer puts before a text
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -249,6 +250,12 @@ def _check_growth(where: str, part: str, steps: Iterator[dict[str, Any]]) -> Non
     for step in steps:
         if step.get("type") == "Precompiled":
             _check_charsmap(where, step.get("precompiled_charsmap"))
+        prefix = step.get("prepend")
+        if isinstance(prefix, str) and len(prefix) > LONGEST_PREFIX:
+            raise ValueError(
+                f"{where}: {part} must put at most {LONGEST_PREFIX} letters before a text, got "
+                f"{len(prefix)}"
+            )
         content = step.get("content") if step.get("type") == "Replace" else None
         if isinstance(content, str):
             pattern = step.get("pattern")

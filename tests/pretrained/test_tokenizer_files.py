@@ -104,6 +104,9 @@ HOSTILE = {
     ),
     "letters of nothing": ("normalizer", replaced({"String": ""}, "x" * 10**6), "replacements"),
     "letters of a pattern": ("normalizer", replaced({"Regex": ""}, "x" * 10**6), "replacements"),
+    "letters before a text": (
+        "normalizer", {"type": "Prepend", "prepend": "x" * 10**6}, "must put at most 1000 letters"
+    ),
     "decoded letters": (
         "decoder", {"type": "Sequence", "decoders": TWICE}, "replacements of decoder"
     ),
