@@ -163,10 +163,16 @@ class Tokenizer:
         return any(token in text for token in self._special_words)
 
     def loose(self, ids: Sequence[int]) -> int:
-        """Return how many of the last ids are single bytes, whose text depends on the next ids."""
+        """Return how many of the last ids are single bytes, whose text depends on the next ids.
+
+        Special tokens among them are left out before the bytes are joined.
+        """
         count = 0
-        while count < len(ids) and ids[-1 - count] in self._byte_ids:
-            count += 1
+        for place, id_ in enumerate(reversed(ids), start=1):
+            if id_ in self._byte_ids:
+                count = place
+            elif id_ not in self._special_ids and self._library.id_to_token(id_) is not None:
+                break
         return count
 
     def settled(self, text: str) -> int:
@@ -183,6 +189,11 @@ class Tokenizer:
         return [token.content for token in added if token.special]
 
     @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        added = self._library.get_added_tokens_decoder()
+        return frozenset(id_ for id_, token in added.items() if token.special)
+
+    @cached_property
     def _byte_ids(self) -> frozenset[int]:
         found = (self._id(f"<0x{byte:02X}>") for byte in range(256))
         return frozenset(id_ for id_ in found if id_ is not None)
@@ -193,7 +204,7 @@ class Tokenizer:
     def _end_of_turn(self) -> str | None:
         """Return the special token that the chat template writes after a reply."""
         messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ANSWER}]
-        with suppress(ImportError, ValueError):  # no template, or none for these messages
+        with suppress(ValueError):  # no template, or none for these messages
             _, found, rest = self.chat_text(messages, False).rpartition(ANSWER)
             rest = rest.lstrip()
             after = [word for word in self._special_words if rest.startswith(word)]

@@ -81,6 +81,13 @@ def test_no_piece_is_half_a_letter(kind, tmp_path):
     assert "\ufffd" in cut
 
 
+def test_a_special_token_does_not_end_the_bytes_of_a_letter(tmp_path):
+    words = jn.pretrained.tokenizer(write_form(tmp_path, "fallback", "none"))
+    first, *rest = words.encode("🌧").tolist()[-4:]
+    found = list(pieces(words, [], Stops(), [first, words.start, *rest, *words.encode("a")]))
+    assert "".join(found) == "🌧 a"
+
+
 def prompted(monkeypatch, words, prompt, reply, **options):
     """Return the prompt that a net gets, and the text of the reply that it gives."""
     seen = []
