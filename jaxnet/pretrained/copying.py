@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from jaxnet.pretrained.tokenizer_files import MOST_BYTES, read_words
-from jaxnet.services.files import readable
+from jaxnet.services.files import exists, readable
 
 # Files of tokenizers, templates, generation, and preprocessing.
 NAMES = (
@@ -30,7 +30,7 @@ def files_to_copy(who: str, place: Path) -> dict[str, bytes]:
     """
     if place.suffix == ".gguf":
         return _of_gguf(who, place)
-    paths = [place / name for name in NAMES if (place / name).exists()]
+    paths = [place / name for name in NAMES if exists(who, place / name)]
     paths += sorted(path for pattern in INSIDE for path in place.glob(pattern))
     found = {}
     for path in paths:

@@ -12,7 +12,7 @@ from jaxnet.pretrained.gguf_tokenizer import read_gguf_words
 from jaxnet.pretrained.words import Words
 from jaxnet.services.checks import check_type, is_integer
 from jaxnet.services.extras import extra
-from jaxnet.services.files import readable
+from jaxnet.services.files import exists, readable
 from jaxnet.services.json_text import parse_json
 
 # The special tokens that every tokenizer may name, in the order in which they are added.
@@ -89,7 +89,7 @@ def _small_enough(who: str, file: Path) -> bytes:
 
 def _json_of(who: str, file: Path) -> dict[str, Any]:
     """Return the object in a file; an empty one if there is no file."""
-    entries = parse_json(_small_enough(who, file)) if file.exists() else {}
+    entries = parse_json(_small_enough(who, file)) if exists(who, file) else {}
     check_type(who, file.name, entries, dict, "an object")
     return entries
 
@@ -168,7 +168,7 @@ def _templates(who: str, folder: Path, settings: Mapping[str, Any]) -> dict[str,
     """Return the chat templates by name; files have priority over tokenizer_config.json."""
     named = {}
     file, further = folder / "chat_template.jinja", folder / "additional_chat_templates"
-    if file.exists():
+    if exists(who, file):
         named["default"] = file
     if further.is_dir():
         named |= {path.stem: path for path in sorted(further.glob("*.jinja"))}
