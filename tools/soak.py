@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxnet.training.memory import give_back
+
 READ = 256  # a trainer reads its losses after so many steps, and holds them until then
 FIRST = 80 * READ
 
@@ -33,9 +35,10 @@ class Held(NamedTuple):
 
 
 def held() -> Held:
-    """Return what this process holds now; Linux alone says it."""
+    """Return what this process holds now, without what is free; Linux alone says it."""
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    give_back()
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
     files, threads = (len(os.listdir(f"/proc/self/{each}")) for each in ("fd", "task"))
     return Held(files, threads, len(gc.get_objects()), pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
 

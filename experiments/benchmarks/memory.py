@@ -37,7 +37,7 @@ class Needed(NamedTuple):
 
 def resident_memory() -> float:
     """Return the resident memory of this process in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     return 1.024e-3 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 

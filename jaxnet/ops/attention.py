@@ -242,12 +242,16 @@ def _of_padding(who, mask, time):
     """Return the booleans (batch, 1, 1, places) of padding (batch, places)."""
     square = mask.shape[0] == time > 1
     known = not is_traced(mask) and not isinstance(mask, jax.ShapeDtypeStruct)
-    if square and known and np.array_equal(mask, np.tri(*mask.shape, dtype=bool)):
+    if (
+        square
+        and known
+        and np.array_equal(np.asarray(mask), np.tri(time, mask.shape[1], dtype=bool))
+    ):
         warn(
             f"{who}: the mask {mask.shape} is read as padding, a row per sequence. If it is "
             "meant to be causal, a row per query, write causal=True or mask[None]"
         )
-    return mask[:, None, None]
+    return mask[:, None, None]  # type: ignore[index]
 
 
 def _of_segments(who, segments, scores):

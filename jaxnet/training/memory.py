@@ -188,7 +188,7 @@ def seconds_per_fault() -> float:
     return statistics.median(times)
 
 
-def compile_for(program: Callable, *args: Any) -> None:
+def compile_for(program: Any, *args: Any) -> None:
     """Compile a program before its first call; on CPU, give free memory back before and after it.
 
     The compiler needs more memory than most steps, and the first step would come on top of it.

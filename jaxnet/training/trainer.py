@@ -341,7 +341,7 @@ def driver(
     return cache.programs.of((*key, shardings), make)
 
 
-def compile_first(cache: TrainerCache, name: str, program: Callable, *args: PyTree) -> None:
+def compile_first(cache: TrainerCache, name: str, program: Any, *args: PyTree) -> None:
     """Compile a program of `driver` before its first call, if the trainer has none of this name.
 
     Args:

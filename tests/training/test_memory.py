@@ -155,7 +155,7 @@ print(peak_memory() - before, took, resident_memory() - before)
 def test_the_peak_of_a_net_and_what_stays_of_it(call):
     peak, took, left = map(float, output_of(RESNET.replace("CALL", call)).split())
     assert peak < 430  # megabytes: 90 of the train_state, and what the compiler needs
-    assert left < peak / 4
+    assert left < peak / 3
     assert left < took / 2
 
 
@@ -201,7 +201,7 @@ def test_nets_in_turn_leave_nothing(run):
     program = IN_TURN.replace("RUN", run.strip()).replace("TURNS", "20")
     memory_ratio, objects_per_net = map(float, output_of(program).split())
     assert memory_ratio < 1.02
-    assert objects_per_net < 25
+    assert objects_per_net < 100  # JAX's bounded caches of what it traced; thousands before
 
 
 @pytest.mark.parametrize("run", ["step", "fit", "stream"])
