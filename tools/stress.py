@@ -686,6 +686,7 @@ QUIET = 300  # seconds without an outcome, on a machine that others use too
 
 def attempt(name: str, runs: int, seed: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup does
     for outcome in TRIES[name](runs, random.Random(seed)):
         if "processes" not in name:  # they are watched, and a fork would copy the watcher's locks
             faulthandler.dump_traceback_later(QUIET, exit=True)
