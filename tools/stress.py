@@ -490,47 +490,52 @@ def processes(what: str, runs: int, rng: random.Random) -> Outcomes:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
+        begun = time.time()
         pids = [forked(folder, i, *kind, port, count) for i in range(count)]
-        begun, ends = time.time(), {}
-        aborted = False
-        while len(ends) < count and time.time() < begun + QUIET:
-            for pid in pids:
-                if pid in ends:
-                    continue
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    ends[pid] = time.time()
-                    aborted = aborted or (os.WIFSIGNALED(status) and what != "a kill")
-            time.sleep(0.05)
-        for pid in set(pids) - set(ends):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        mark = (
-            float((folder / "mark").read_text(encoding="utf-8"))
-            if (folder / "mark").exists()
-            else begun
-        )
+        ends, by_signal = awaited(pids, begun)
+        mark = begun
+        if (folder / "mark").exists():
+            mark = float((folder / "mark").read_text(encoding="utf-8"))
         texts = [
             path.read_text(encoding="utf-8").split(" ", 1) for path in sorted(folder.glob("said.*"))
         ]
         said = [words for _, words in texts]
-        raised = max([float(at) for at, _ in texts], default=mark) - mark
-        differ = "the processes differ", "must share the folder", "another process ended"
-        ours = *differ, "the disk is gone", "nothing"
-        wrong = [words for words in said if not any(one in words for one in ours)]
-        if len(ends) < count:
-            outcome = "hanging"
-        elif aborted:
-            outcome = "aborted"
-        elif wrong:
-            outcome = "foreign"
-        elif what in SLIPS and not any(one in words for words in said for one in differ):
-            outcome = "silent"
-        else:
-            outcome = "fine"
-        took = max(ends.values(), default=begun) - begun if what in SLIPS else raised
-        yield f"{outcome} {took:.1f} seconds, {kind} of {count}: {wrong}"
+        outcome, wrong = judged(what, said, len(ends) < count, by_signal and what != "a kill")
+        seconds = max([float(at) for at, _ in texts], default=mark) - mark
+        if what in SLIPS:
+            seconds = max(ends, default=begun) - begun
+        yield f"{outcome} {seconds:.1f} seconds, {kind} of {count}: {wrong}"
         shutil.rmtree(folder)
+
+
+def awaited(pids: list[int], begun: float) -> tuple[list[float], bool]:
+    """When each process ended, and whether a signal ended one; those that hang are killed."""
+    ends: dict[int, float] = {}
+    by_signal = False
+    while len(ends) < len(pids) and time.time() < begun + QUIET:
+        for pid in set(pids) - set(ends):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                ends[pid] = time.time()
+                by_signal = by_signal or os.WIFSIGNALED(status)
+        time.sleep(0.05)
+    for pid in set(pids) - set(ends):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return [*ends.values()], by_signal
+
+
+DIFFER = "the processes differ", "must share the folder", "another process ended"
+
+
+def judged(what: str, said: list[str], hangs: bool, aborted: bool) -> tuple[str, list[str]]:
+    """The outcome of a run by what its processes said, and what was not ours of it."""
+    ours = *DIFFER, "the disk is gone", "nothing"
+    wrong = [words for words in said if not any(one in words for one in ours)]
+    told = any(one in words for words in said for one in DIFFER)
+    kinds = {"hanging": hangs, "aborted": aborted, "foreign": wrong}
+    kinds["silent"] = what in SLIPS and not told
+    return next((name for name, is_so in kinds.items() if is_so), "fine"), wrong
 
 
 # Files with false contents.

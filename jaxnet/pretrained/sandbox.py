@@ -90,10 +90,38 @@ def compiled(template: str) -> Any:
 def _sandbox() -> Any:
     """Return jinja2's sandbox with the functions that templates expect, which count."""
     from jinja2 import pass_context
-    from jinja2.ext import Extension, loopcontrols
+    from jinja2.ext import loopcontrols
+
+    @pass_context
+    def finalize(context, value):
+        return value if isinstance(value, str) else _as_text(value)
+
+    options = {"finalize": finalize, "optimized": False, "cache_size": 0}
+    extensions = [_generation(), loopcontrols]
+    world = _counting_sandbox()(
+        trim_blocks=True, lstrip_blocks=True, extensions=extensions, **options
+    )
+    world.filters["tojson"] = to_json
+    for name, function in world.filters.items():
+        world.filters[name] = _counting_function(function, costs.FILTERS.get(name, costs.whole))
+    world.filters |= {
+        OURS["turn"]: _turn, OURS["joined"]: _joined, OURS["sliced"]: _sliced, OURS["read"]: _read
+    }  # fmt: skip
+    for name, function in world.tests.items():
+        cost = costs.nothing if name in UNCOUNTED_TESTS else costs.whole
+        world.tests[name] = _counting_function(function, cost)
+    world.globals |= {
+        "raise_exception": refuse, "strftime_now": _counting_function(now, costs.in_time),
+        "lipsum": _counting_function(world.globals["lipsum"], costs.lipsum), "dict": Dicts(),
+        "namespace": _namespace(),
+    }  # fmt: skip
+    return world
+
+
+def _generation() -> Any:
+    """Return what reads the block {% generation %}, which other libraries use in training."""
+    from jinja2.ext import Extension
     from jinja2.nodes import CallBlock
-    from jinja2.runtime import Macro
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
         """The block {% generation %}, which marks what is learned, and writes its content."""
@@ -107,6 +135,14 @@ def _sandbox() -> Any:
 
         def content(self, caller):
             return caller()
+
+    return Generation
+
+
+def _counting_sandbox() -> Any:
+    """Return the class of a sandbox that counts operations and calls."""
+    from jinja2.runtime import Macro
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Sandbox(ImmutableSandboxedEnvironment):
         intercepted_binops = OPERATORS
@@ -136,28 +172,7 @@ def _sandbox() -> Any:
 
         concat = staticmethod(_concat)
 
-    @pass_context
-    def finalize(context, value):
-        return value if isinstance(value, str) else _as_text(value)
-
-    options = {"finalize": finalize, "optimized": False, "cache_size": 0}
-    extensions = [Generation, loopcontrols]
-    world = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=extensions, **options)
-    world.filters["tojson"] = to_json
-    for name, function in world.filters.items():
-        world.filters[name] = _counting_function(function, costs.FILTERS.get(name, costs.whole))
-    world.filters |= {
-        OURS["turn"]: _turn, OURS["joined"]: _joined, OURS["sliced"]: _sliced, OURS["read"]: _read
-    }  # fmt: skip
-    for name, function in world.tests.items():
-        cost = costs.nothing if name in UNCOUNTED_TESTS else costs.whole
-        world.tests[name] = _counting_function(function, cost)
-    world.globals |= {
-        "raise_exception": refuse, "strftime_now": _counting_function(now, costs.in_time),
-        "lipsum": _counting_function(world.globals["lipsum"], costs.lipsum), "dict": Dicts(),
-        "namespace": _namespace(),
-    }  # fmt: skip
-    return world
+    return Sandbox
 
 
 FOR_CONTEXTS = {"_loop_vars", "_block_vars"}  # what jinja2 passes along with each call
