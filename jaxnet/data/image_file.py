@@ -18,7 +18,7 @@ Range = tuple[float, float]
 
 def read_image(
     file: str | Path,
-    size: Size,
+    size: Size | None,
     *,
     channels: int = 3,
     crop: bool = True,
@@ -33,7 +33,7 @@ def read_image(
     Args:
       file: BMP, GIF (its first image), JPEG, PNG, PGM, PPM, TIFF (its first page) or WebP file; "~"
         is the home folder. For all pages, use `read_pages`.
-      size: Size (height, width) in pixels, or one number for both.
+      size: Size (height, width) in pixels, or one number for both; None keeps that of the file.
       channels: Number of channels: 3 for red, green and blue; 1 for grayscale.
       crop: Whether to crop to the aspect ratio of `size`. Pass False for an image with boxes: it is
         stretched as a whole, so boxes in fractions of the image stay where they are.
@@ -71,7 +71,7 @@ def read_image(
       [0.25]
     """
     reading = _Reading("read_image", channels, crop, value_range)
-    reading.check(size)
+    reading.check(1 if size is None else size)
     return _read(reading, file, size, every_page=False)[0]
 
 

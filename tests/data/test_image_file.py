@@ -185,3 +185,10 @@ def test_ranges_that_are_refused(tmp_path: Path, bounds, error, words):
     for read, options in ((jn.data.read_image, {"size": 4}), (jn.data.read_pages, {})):
         with pytest.raises(error, match=f"{read.__name__}: {words}"):
             read(tmp_path / "a.png", value_range=bounds, **options)
+
+
+def test_an_image_may_keep_its_size(tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = jn.data.read_image(tmp_path / "a.png", None)
+    np.testing.assert_array_equal(image, np.float32(pixels) / 255)
