@@ -1,9 +1,9 @@
 """Encoders of images: ViT, DeiT, DINOv2.
 
-Their nets take images (batch, height, width, 3), whose pixels are in [0, 1] and then normalized by
-the `image_mean` and `image_std` of the model's preprocessor_config.json. For images of another size
-than `image_size`, the positions are interpolated, as transformers does it for DINOv2, and for the
-others with interpolate_pos_encoding=True. Pixels at the end that do not fill a patch are not used.
+Their nets take images (batch, height, width, 3), which `jaxnet.pretrained.processor` makes from
+files as the model's own settings say. For images of another size than `image_size`, the positions
+are interpolated, as transformers does it for DINOv2, and for the others with
+interpolate_pos_encoding=True. Pixels at the end that do not fill a patch are not used.
 
 The entry `architectures` says what a net returns: the normalized features (batch, tokens, width) of
 the class token, DeiT's second token and the patches for a bare model; logits (batch, labels) for

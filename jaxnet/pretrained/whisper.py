@@ -1,15 +1,13 @@
 """Whisper, which writes down what is said in a recording.
 
-The net takes (features, ids) and returns the logits of the next tokens. `features` makes the
-features (batch, frames, bands) of 30 seconds from a wave: 3000 frames of 80 bands, or of 128 for
-large-v3. `jn.decoding.generate` takes them as `inputs`, and a prompt of tokens that names the
-language and the task:
-
-    from jaxnet.pretrained.whisper import features
+The net takes (features, ids) and returns the logits of the next tokens.
+`jaxnet.pretrained.processor` makes the features (batch, frames, bands) of 30 seconds from a file or
+a wave: 3000 frames of 80 bands, or of 128 for large-v3. `jn.decoding.generate` takes them as
+`inputs`, and a prompt of tokens that names the language and the task:
 
     net, params, state = jn.pretrained.load("openai/whisper-tiny", download=True)
     words = jn.pretrained.tokenizer("openai/whisper-tiny")
-    x = features([wave])  # floats, 16,000 samples per second
+    x = jn.pretrained.processor("openai/whisper-tiny")("speech.wav")
     start = [[50258, 50259, 50359, 50363]]  # begin, English, transcribe, no times
     options = {"stop": 50257, "temperature": 0}
     found = jn.decoding.generate(net, params, start, inputs=(x,), length=200, **options)
@@ -31,7 +29,7 @@ import jaxnet as jn
 from jaxnet.interop import transposed
 from jaxnet.pretrained.config import ACTIVATIONS, Config, Family, Rows, Stored
 from jaxnet.pretrained.rows import PARTS, attention_rows, block_rows, dense_rows, norm_rows
-from jaxnet.services.checks import at_least
+from jaxnet.services.checks import at_least, check_options
 
 
 def whisper(
@@ -103,18 +101,22 @@ def whisper(
     return jn.compose(forward, name="whisper", kind="whisper")
 
 
-def features(waves: Sequence[Any], bands: int = 80) -> np.ndarray:
+def features(waves: Sequence[Any], bands: int = 80, *, mask: bool = False) -> Any:
     """Return the log-mel features of recordings, cut or padded to 30 seconds.
+
+    `jaxnet.pretrained.processor` makes them from files, and from waves of other rates.
 
     Args:
       waves: Arrays (samples,) of floats in [-1, 1], with 16,000 samples per second.
       bands: Number of features, 128 for large-v3 and large-v3-turbo.
+      mask: Whether to return too which frames begin before the end of their wave.
 
     Returns:
-      Array (waves, 3000, bands) in float32.
+      Array (waves, 3000, bands) in float32, or with `mask` the pair of it and of booleans
+      (waves, 3000).
 
     Raises:
-      ValueError: If a wave has channels or holds integers.
+      ValueError: If a wave has channels, is masked, holds integers, or is not finite.
 
     Example:
       >>> wave = np.sin(2 * np.pi * 440 / 16_000 * np.arange(16_000))  # one second of 440 Hz
@@ -123,8 +125,38 @@ def features(waves: Sequence[Any], bands: int = 80) -> np.ndarray:
       ((1, 3000, 80), 11)
     """
     at_least("features", "bands", bands)
+    check_options("features", mask=mask)
+    waves = [as_wave("features", wave) for wave in waves]
     triangles = _triangles(bands)
-    return np.stack([_log_mel(wave, triangles) for wave in waves])
+    x = np.stack([_log_mel(wave, triangles) for wave in waves])
+    if not mask:
+        return x
+    starts = HOP * np.arange(SAMPLES // HOP)
+    return x, np.stack([starts < len(wave) for wave in waves])
+
+
+def as_wave(who: str, wave: Any) -> np.ndarray:
+    """Return a wave as an array (samples,); raise unless it holds finite floats.
+
+    Example:
+      >>> as_wave("features", [0.5, np.nan])
+      Traceback (most recent call last):
+      ...
+      ValueError: features: a wave must be finite, got nan at sample 1
+    """
+    masked = isinstance(wave, np.ma.MaskedArray)
+    wave = np.asarray(wave)
+    if wave.ndim != 1 or wave.dtype.kind != "f" or masked:
+        kind = "masked " if masked else ""
+        advice = "write wave.filled(0)" if masked else "for a single wave pass [wave]"
+        raise ValueError(
+            f"{who}: expected waves of floats (samples,), got {kind}{wave.dtype} {wave.shape}; "
+            f"{advice}"
+        )
+    lost = np.flatnonzero(~np.isfinite(wave))
+    if lost.size:
+        raise ValueError(f"{who}: a wave must be finite, got {wave[lost[0]]} at sample {lost[0]:,}")
+    return wave
 
 
 def _triangles(bands: int) -> np.ndarray:
@@ -143,14 +175,8 @@ def _triangles(bands: int) -> np.ndarray:
     return np.stack(columns, 1)
 
 
-def _log_mel(wave: Any, triangles: np.ndarray) -> np.ndarray:
+def _log_mel(wave: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Return the features of one recording, (frames, bands)."""
-    wave = np.asarray(wave)
-    if wave.ndim != 1 or wave.dtype.kind != "f":
-        raise ValueError(
-            "features: expected waves of floats (samples,), got "
-            f"{wave.dtype} {wave.shape}; for a single wave pass [wave]"
-        )
     wave = np.pad(wave[:SAMPLES], (0, max(SAMPLES - len(wave), 0)))
     padded = np.pad(wave, WINDOW // 2, "reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
