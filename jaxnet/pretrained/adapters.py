@@ -2,8 +2,9 @@
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,26 +12,30 @@ import numpy as np
 from jaxnet.core import Layer, Params, as_layer
 from jaxnet.interop.names import raise_lines
 from jaxnet.interop.weights import numbers, write_files
+from jaxnet.pretrained.adapter_config import AdapterConfig, read_adapter_config
 from jaxnet.pretrained.decoders import GPT2_NAMES, LLAMA_NAMES
 from jaxnet.services.checks import as_dict
 from jaxnet.services.files import file_path, readable
-from jaxnet.services.json_text import parse_json
 from jaxnet.services.paths import fits
 from jaxnet.services.saving import read_tensors
-from jaxnet.services.trees import flat
+from jaxnet.services.trees import flat, is_float
 from jaxnet.transforms.adapt import A, B, beside, check_factors, factors_product, options_of
 from jaxnet.transforms.kernels import replaced
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
+PEFT = "base_model.model."
 KERNEL = re.compile(r"block_(\d+)/(.+)/kernel")  # the kernels of a block of `jn.models.decoder`
 
-# Entries of a config that change what an adapter computes.
-UNKNOWN = (
-    "alora_invocation_tokens", "alpha_pattern", "layer_replication", "lora_bias",
-    "rank_pattern", "use_bdlora", "use_dora", "use_qalora",
-)  # fmt: skip
-MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq")  # ways to begin that change the net's kernels
+# Layers of PEFT that hold several of our kernels side by side.
+JOINED = {
+    "attention/query": "self_attn.qkv_proj",
+    "attention/key": "self_attn.qkv_proj",
+    "attention/value": "self_attn.qkv_proj",
+    "mlp_in": "mlp.gate_up_proj",
+    "mlp_gate": "mlp.gate_up_proj",
+}
+GPT2_JOINED = {f"attention/{part}": "attn.c_attn" for part in ("query", "key", "value")}
 
 
 def save_adapter(folder: str | Path, net: Layer, params: Params) -> None:
@@ -121,6 +126,10 @@ def _stored_factors(
 def load_adapter(folder: str | Path, net: Layer, params: Params) -> Params:
     """Return params with an adapter of `save_adapter`, or of PEFT for a decoder.
 
+    Factors of PEFT for GPT-2's c_attn, or for Phi-3's qkv_proj and gate_up_proj, are divided among
+    the kernels that these layers hold. Entries of adapter_config.json that PEFT would compute with,
+    but `jn.lora` does not, raise an error.
+
     Args:
       folder: Folder with adapter_model.safetensors and adapter_config.json.
       net: Net made by `jn.lora`, which gets the matrices; or the net without adapters, to whose
@@ -143,36 +152,33 @@ def load_adapter(folder: str | Path, net: Layer, params: Params) -> Params:
     options = options_of(net)
     params = as_dict(who, "params", params)
     folder = file_path(who, folder, "folder")
-    scale, rank = _read(who, readable(who, folder / CONFIG))
+    config = read_adapter_config(who, readable(who, folder / CONFIG))
     path = readable(who, folder / WEIGHTS)
     stored, _ = read_tensors(who, path)
     wrong: list[str] = []
-    if options and not _same_options(options, rank, scale):
-        wrong.append(f"it needs jn.lora(net, {rank}, scale={scale:.6g})")
+    if options and not _same_options(options, config.rank, config.scale):
+        wrong.append(f"it needs jn.lora(net, {config.rank}, scale={config.scale:.6g})")
+    where = options.where if options else None
+    found, used = _found(stored, config, params, where, wrong)
     new: dict[str, Any] = {}
-    factors: dict[str, tuple[Any, Any]] = {}
     for entry, leaf in flat(params):
-        if entry.endswith((A, B)):
-            continue
-        names = _names_in(stored, entry, params)
         try:
-            if names:
-                a, b = _factors([stored.pop(name, None) for name in names], names, leaf)
-                factors[entry] = a, b
-                if options:
-                    new |= {entry + A: a, entry + B: b}
-                else:
-                    new[entry] = leaf + scale * factors_product(leaf, a, b)
-            elif entry in stored:
-                new[entry] = _stored_as_is(stored.pop(entry), leaf)
-            elif options and fits(options.where, entry):
-                raise ValueError("has no adapter in the file")
+            if entry in found and options:
+                new |= dict(zip((entry + A, entry + B), found[entry], strict=True))
+            elif entry in found:
+                new[entry] = _finite(leaf + config.scale * factors_product(leaf, *found[entry]))
+            elif entry in stored and not entry.endswith((A, B)):
+                new[entry] = _stored_as_is(stored[entry], leaf)
+                used.add(entry)
         except ValueError as error:
             wrong.append(f"{entry} {np.shape(leaf)}: {error}")
-    wrong += [f'not used: "{name}" {array.shape}' for name, array in stored.items()]
+    unused = stored.keys() - used
+    wrong += [f'not used: "{name}" {stored[name].shape}' for name in stored if name in unused]
+    if not new and not wrong:
+        wrong.append("it holds no adapter")
     raise_lines(f"{who}: {path} does not fit {net.name}:", wrong)
     if options:
-        params = beside(params, factors)
+        params = beside(params, found)
     return replaced(params, new)
 
 
@@ -180,9 +186,9 @@ def _same_options(options: Any, rank: int, scale: float) -> bool:
     return options.rank == rank and math.isclose(options.scale, scale, rel_tol=1e-6)
 
 
-def _is_gpt2(params: Params) -> bool:
+def _is_gpt2(params: Mapping[str, Any]) -> bool:
     """Return whether these are params of a GPT-2, the decoder with a table of positions."""
-    return "positions" in params
+    return not params.keys().isdisjoint({"positions", "positions/embedding"})
 
 
 def _module(path: str, params: Params) -> str:
@@ -196,7 +202,7 @@ def _module(path: str, params: Params) -> str:
     number, ours = match.groups()
     if ours not in names:
         return ""
-    return f"base_model.model.{layers}.{number}.{names[ours]}"
+    return f"{PEFT}{layers}.{number}.{names[ours]}"
 
 
 def _names(path: str, module: str) -> tuple[str, str]:
@@ -206,34 +212,133 @@ def _names(path: str, module: str) -> tuple[str, str]:
     return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
-def _names_in(stored: dict[str, Any], path: str, params: Params) -> tuple[str, str] | None:
-    """Return the names under which a file has one of the factors of a kernel, or both."""
-    for module in (_module(path, params), ""):
-        names = _names(path, module)
-        if stored.keys() & {*names}:
-            return names
-    return None
+class _Place(NamedTuple):
+    """Where a file may have the factors of a kernel.
+
+    Fields:
+      names: Names of both arrays.
+      module: Name of the module in PEFT, or the path of our layer.
+      block: Number of its block, if the module is PEFT's.
+      outputs: Which outputs of the second factor are the kernel's, if others are in it too.
+      joined: How many outputs it has then.
+    """
+
+    names: tuple[str, str]
+    module: str
+    block: int | None = None
+    outputs: slice = slice(None)
+    joined: int = 0
+
+
+def _places(path: str, kernels: Mapping[str, Any]) -> list[_Place]:
+    """Return where a file may have the factors of a kernel, by PEFT's names and by ours.
+
+    Args:
+      path: Path of the kernel.
+      kernels: The net's params by their paths.
+    """
+    own = _Place(_names(path, ""), path.rpartition("/")[0])
+    match = KERNEL.fullmatch(path)
+    if match is None:
+        return [own]
+    number, ours = match.groups()
+    layers, names, joined = "model.layers", LLAMA_NAMES, JOINED
+    if _is_gpt2(kernels):
+        layers, names, joined = "transformer.h", GPT2_NAMES, GPT2_JOINED
+
+    def place(name: str, *outputs: Any) -> _Place:
+        module = f"{layers}.{number}.{name}"
+        return _Place(_names(path, f"{PEFT}{module}"), module, int(number), *outputs)
+
+    found = [own]
+    if ours in names:
+        found.append(place(names[ours]))
+    if ours in joined:
+        beside_it = [layer for layer, name in joined.items() if name == joined[ours]]
+        ends = [0]
+        for layer in beside_it:
+            shape = getattr(kernels.get(f"block_{number}/{layer}/kernel"), "shape", ())
+            ends.append(ends[-1] + math.prod(shape[1:]))
+        at = beside_it.index(ours)
+        found.append(place(joined[ours], slice(ends[at], ends[at + 1]), ends[-1]))
+    return found
+
+
+def _found(
+    stored: Mapping[str, Any],
+    config: AdapterConfig,
+    params: Params,
+    where: str | None,
+    wrong: list[str],
+) -> tuple[dict[str, tuple[Any, Any]], set[str]]:
+    """Return the factors of kernels by their paths, and the names of the arrays that they are from.
+
+    Kernels that fit `where` must have some. What does not fit is added to `wrong`.
+    """
+    kernels = dict(flat(params))
+    found: dict[str, tuple[Any, Any]] = {}
+    used: set[str] = set()
+    for path, kernel in kernels.items():
+        if path.endswith((A, B)):
+            continue
+        places = _places(path, kernels)
+        there = [place for place in places if stored.keys() & {*place.names}]
+        try:
+            for place in there:
+                used |= stored.keys() & {*place.names}
+                if not config.targets(place.module, place.block):
+                    raise ValueError(f'"{place.names[0]}" is not among the target_modules')
+                found[path] = _factors(stored, place, kernel, config.rank)
+            if len(there) > 1:
+                raise ValueError("has several adapters in the file")
+            of_peft = [place for place in places if place.block is not None]
+            targeted = any(config.targets(place.module, place.block) for place in of_peft)
+            needed = (config.complete and targeted) or (where is not None and fits(where, path))
+            if needed and not there:
+                raise ValueError("has no adapter in the file")
+        except ValueError as error:
+            wrong.append(f"{path} {np.shape(kernel)}: {error}")
+    return found, used
 
 
 def _stored_as_is(array: np.ndarray, leaf: Any) -> Any:
     """Return an entry that is stored as it is."""
     if array.shape != leaf.shape:
         raise ValueError(f"got {array.shape}")
-    return numbers(array, leaf.dtype)
+    return numbers(_sound("the file", array), leaf.dtype)
 
 
-def _factors(pair: list, names: tuple[str, str], kernel: Any) -> tuple[Any, Any]:
+def _finite(array: Any) -> Any:
+    """Return an array, whose numbers must be finite."""
+    if not np.isfinite(np.asarray(array, np.float64)).all():
+        raise ValueError("is not finite with the adapter")
+    return array
+
+
+def _factors(stored: Mapping[str, Any], place: _Place, kernel: Any, rank: int) -> tuple[Any, Any]:
     """Return a and b of a kernel; PEFT's are (rank, inputs) and (outputs, rank)."""
-    if not all(isinstance(array, np.ndarray) for array in pair):
+    names = place.names
+    if not all(name in stored for name in names):
         raise ValueError(f'there is only one of "{names[0]}" and "{names[1]}"')
     if not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise ValueError(f"holds {kernel.dtype}; load into jn.lora(jn.quantized(net), ...)")
-    a, b = pair
-    if names[0].endswith(".weight") and a.ndim == b.ndim == 2:
-        a, b = _from_peft(a, b, kernel.shape)
+    a, b = (_sound(name, stored[name]) for name in names)
+    given = " and ".join(f'"{name}" {stored[name].shape}' for name in names)
+    if place.block is not None and a.ndim == b.ndim == 2:
+        if place.joined in (0, len(b)):
+            a, b = _from_peft(a, b[place.outputs], kernel.shape)
     if not _fit(a.shape, b.shape, kernel.shape):
-        raise ValueError(f'"{names[0]}" {pair[0].shape} and "{names[1]}" {pair[1].shape}')
+        raise ValueError(given)
+    if a.shape[-1] != rank:
+        raise ValueError(f"{given} have rank {a.shape[-1]}, but r is {rank}")
     return numbers(a, kernel.dtype), numbers(b, kernel.dtype)
+
+
+def _sound(name: str, array: np.ndarray) -> np.ndarray:
+    """Return an array of a file, whose floats must be finite."""
+    if is_float(array) and not np.isfinite(array).all():
+        raise ValueError(f'"{name}" holds NaN or infinite numbers')
+    return array
 
 
 def _from_peft(a: Any, b: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
@@ -255,27 +360,3 @@ def _fit(a: tuple[int, ...], b: tuple[int, ...], kernel: tuple[int, ...]) -> boo
     same_product = a[:-1] + b[n + 1 :] == kernel
     same_rank = a[:n] + a[-1:] == b[: n + 1]
     return same_product and same_rank
-
-
-def _read(who: str, path: Path) -> tuple[float, int]:
-    """Return the scale and the rank of an adapter from its configuration."""
-    try:
-        config = parse_json(path.read_bytes())
-        kind, rank, alpha = config["peft_type"], config["r"], config["lora_alpha"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{who}: {path} is not the config of an adapter: {error!r:.200}") from None
-    if kind != "LORA" or type(rank) is not int or rank < 1:
-        raise ValueError(
-            f"{who}: {path}: peft_type must be LORA, and r a whole number of at least 1, got "
-            f"{kind!r:.60} and {rank!r:.60}"
-        )
-    if type(alpha) not in (int, float) or not abs(alpha) < math.inf:
-        raise ValueError(f"{who}: {path}: lora_alpha must be a number, got {alpha!r:.60}")
-    start = "init_lora_weights"
-    odd = [name for name in UNKNOWN if config.get(name)]
-    if str(config.get(start)).startswith(MOVE_THE_BASE):
-        odd = [start, *odd]
-    if odd:
-        raise ValueError(f"{who}: {path}: {odd[0]} is not supported, got {config[odd[0]]!r:.60}")
-    divisor = math.sqrt(rank) if config.get("use_rslora") else rank
-    return alpha / divisor, rank

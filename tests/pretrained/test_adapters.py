@@ -1,6 +1,8 @@
 """Adapters in files: there and back, into the merged net, in PEFT's names, damaged."""
 
 import json
+import time
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jaxnet.pretrained import load_adapter, save_adapter
 from jaxnet.services.trees import flat
 from jaxnet.transforms.kernels import replaced
 from tests.helpers import KEY, close, jit_apply, jit_init, shapes
+from tests.pretrained.hostile_adapters import variants
 from tests.pretrained.test_loading import LLAMA
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -124,6 +127,108 @@ def test_against_peft(tmp_path, family):
     close(theirs, 1.5 * ours, 1e-5, 0)
 
 
+def of_peft(tmp_path, config, targets, **options):
+    """A model of transformers with a random adapter of PEFT: its logits, our net and its params."""
+    peft = pytest.importorskip("peft")
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(**config)
+    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
+    theirs.save_pretrained(tmp_path / "base")
+    options = {"r": 2, "lora_alpha": 6, "target_modules": targets, **options}
+    both = peft.get_peft_model(theirs, peft.LoraConfig(init_lora_weights=False, **options))
+    both.save_pretrained(tmp_path / "theirs")
+    net, own, state = jn.pretrained.load(tmp_path / "base")
+    return both(torch.tensor(TEXT)).logits.detach().numpy(), net, own, state
+
+
+PHI3 = LLAMA | {"model_type": "phi3", "pad_token_id": 0}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of PEFT
+@pytest.mark.parametrize(("config", "targets", "options"), [
+    pytest.param(GPT2, None, {}, id="gpt2 as PEFT has it"),
+    pytest.param(GPT2, ["c_attn", "c_proj"], {"fan_in_fan_out": True}, id="gpt2"),
+    pytest.param(PHI3, ["qkv_proj", "gate_up_proj"], {"use_rslora": True}, id="phi3"),
+    pytest.param(LLAMA, ["q_proj", "o_proj"], {"layers_to_transform": [1]}, id="one block"),
+    pytest.param(LLAMA, r".*(self_attn|mlp)\.(k|up)_proj", {}, id="a pattern"),
+    pytest.param(LLAMA, "all-linear", {"exclude_modules": ["v_proj"]}, id="all but one"),
+])  # fmt: skip
+def test_adapters_of_peft_are_loaded(tmp_path, config, targets, options):
+    y, net, own, state = of_peft(tmp_path, config, targets, **options)
+    merged = load_adapter(tmp_path / "theirs", net, own)
+    found = jit_apply(net, merged, state, TEXT)[0]
+    assert abs(found - jit_apply(net, own, state, TEXT)[0]).max() > 1e-2
+    np.testing.assert_allclose(found, y, rtol=1e-4, atol=2e-5)
+
+
+def test_joined_factors_are_divided(tmp_path):
+    """The second factor of GPT-2's c_attn holds those of queries, keys and values."""
+    net = decoder(GPT2)
+    own, _ = jit_init(net, KEY, TEXT)
+    rng = np.random.default_rng(0)
+    stored = {}
+    for i in range(2):
+        name = f"base_model.model.transformer.h.{i}.attn.c_attn.lora_"
+        a, b = rng.normal(size=(2, 8)), rng.normal(size=(24, 2))
+        stored |= {f"{name}A.weight": a.astype("f"), f"{name}B.weight": b.astype("f")}
+    save_file(stored, tmp_path / WEIGHTS)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["c_attn"]}
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    merged = load_adapter(tmp_path, net, own)
+    lora = jn.lora(net, 2, where="*/(query|key|value)/kernel", scale=2.0)
+    factors = load_adapter(tmp_path, lora, own)["block_1"]["attention"]
+    for i, part in enumerate(("query", "key", "value")):
+        own_kernel = own["block_1"]["attention"][part]["kernel"]
+        added = 2 * (b[8 * i : 8 * i + 8] @ a).T.reshape(own_kernel.shape)
+        kernel = merged["block_1"]["attention"][part]["kernel"]
+        np.testing.assert_allclose(kernel, own_kernel + added, rtol=1e-4, atol=1e-5)
+        close(factors[part]["kernel_lora_a"], a.T, 1e-6, 0)
+    save_file(stored | {f"{name}B.weight": np.ones((23, 2), "f")}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"block_1/attention/query/kernel .*c_attn.lora_B"):
+        load_adapter(tmp_path, net, own)
+
+
+def test_a_module_that_is_targeted_must_be_in_the_file(tmp_path):
+    net = decoder()
+    lora, params, own, _ = adapted(net, TEXT)
+    save_adapter(tmp_path, lora, params)
+    arrays = load_file(tmp_path / WEIGHTS)
+    kept = {name: array for name, array in arrays.items() if "layers.0.self_attn.q" not in name}
+    save_file(kept, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match="block_0/attention/query/kernel .*has no adapter"):
+        load_adapter(tmp_path, net, own)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_changed_files_raise_or_say_the_same(tmp_path, family):
+    where = {"llama": "*/kernel", "gpt2": "block*/(mlp_in|mlp_out|out)/kernel"}[family]
+    net = NETS[family][0]()
+    lora, params, own, _ = adapted(net, TEXT, where=where)
+    save_adapter(tmp_path, lora, params)
+    files = tmp_path / CONFIG, tmp_path / WEIGHTS
+    merged = load_adapter(tmp_path, net, own)
+    counts = Counter()
+    for kind, *contents in variants(*(file.read_bytes() for file in files)):
+        for file, content in zip(files, contents, strict=True):
+            file.write_bytes(content)
+        for target, same in ((net, merged), (lora, params)):
+            start = time.perf_counter()
+            try:
+                found = load_adapter(tmp_path, target, own)
+            except (ValueError, OSError) as error:
+                assert str(error).startswith("load_adapter: "), kind
+                counts["raised"] += 1
+            else:
+                jax.tree.map(np.testing.assert_array_equal, found, same)
+                counts["same"] += 1
+            assert time.perf_counter() - start < 2, kind
+    assert counts.total() >= 2 * 360
+    assert counts["same"] < 40
+
+
 @pytest.fixture
 def saved(tmp_path):
     lora, params, own, _ = adapted(conv(), jnp.ones((2, 5, 5, 1)), where="conv/kernel")
@@ -139,6 +244,8 @@ def saved(tmp_path):
     (lambda a: a.update({"other": np.ones(3, "f")}), r'not used: "other" \(3,\)'),
     (lambda a: a.update({"head/bias": np.ones(4, "f")}), r"head/bias \(3,\): got \(4,\)"),
     (lambda a: a.clear(), "conv/kernel .*has no adapter in the file"),
+    (lambda a: a["conv/kernel_lora_b"].fill(np.nan), "lora_b. holds NaN or infinite numbers"),
+    (lambda a: a.update({"head/bias": np.full(3, -np.inf, "f")}), "head/bias .*holds NaN or inf"),
 ])  # fmt: skip
 def test_weights_that_do_not_fit(saved, change, words):
     folder, lora, params, own = saved
@@ -156,11 +263,17 @@ def test_weights_that_do_not_fit(saved, change, words):
     ({"r": "3"}, "r a whole number of at least 1"),
     ({"peft_type": "IA3"}, "peft_type must be LORA"),
     ({"lora_alpha": float("nan")}, "lora_alpha must be a number"),
+    ({"r": 2, "lora_alpha": 1}, r"have rank 3, but r is 2"),
     ({"lora_alpha": 7}, r"needs jn.lora\(net, 3, scale=2.33333\)"),
     ({"use_dora": True}, "use_dora is not supported"),
     ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens is not supported"),
     ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights is not supported, got 'pissa_nit"),
     ({"use_rslora": True}, "needs jn.lora"),
+    ({"r": 10**400}, "r a whole number of at least 1 and at most"),
+    ({"lora_alpha": 10**400}, "lora_alpha must be a number"),
+    ({"lora_alpha": float("inf")}, "lora_alpha must be a number"),
+    ({"target_modules": ["other"]}, "conv/kernel .*is not among the target_modules"),
+    ({"exclude_modules": ["conv"]}, "conv/kernel .*is not among the target_modules"),
 ])  # fmt: skip
 def test_configs_that_do_not_fit(saved, change, words):
     folder, lora, _, own = saved
