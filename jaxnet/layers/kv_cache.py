@@ -47,7 +47,8 @@ def update_cache(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str)
       m: Scope of the layer, in a stream.
       q, k, v: Queries, keys and values of the chunk, (batch, time, heads or groups, size).
       before: Number of positions before its own that a query attends to; None is all.
-      rotate: Function of (x, positions), or None.
+      rotate: Function of (x, positions), or None. Steps that do not count have the position of the
+        last one that does.
       name: Name of the layer, for messages.
 
     Raises:
@@ -72,9 +73,10 @@ def update_cache(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str)
     start = at[:, :1]
     if keeps_all:
         check_range(start, limit, f"{name}: the stream has {limit} steps; position")
-    if rotate is not None:
-        q, k = rotate(q, at), rotate(k, at)
     end = start + (time if steps is None else steps[:, None])
+    if rotate is not None:
+        counts = jnp.minimum(at, end - 1)  # a rotation may depend on the last step that counts
+        q, k = rotate(q, counts), rotate(k, counts)
     stays = (at < end) & (at < limit if keeps_all else at >= end - slots)
     slot = jnp.where(stays, at % slots, slots)  # indices beyond the slots are dropped
     now = _written(m, old, {"keys": k, "values": v}, slot)

@@ -28,9 +28,10 @@ def decoder_config(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     (text), OLMo 2 and 3, Phi-3 and Phi-4 mini, Granite 3, GPT-2 and gpt-oss. An entry that is left
     out has the family's own default, as in the package transformers.
 
-    With LongRoPE, as in Phi-4 mini, the net takes sequences up to the original length. The net of
-    `jn.pretrained.load` also takes longer ones, with the factors for long sequences. In a stream
-    its `length` decides.
+    With LongRoPE, as in Phi-4 mini, and with dynamic scaling, the rotations depend on the length
+    that a sequence has reached. In a stream these are those of each chunk. When a text passes the
+    original length of LongRoPE, the net of `jn.pretrained.load` computes the keys that it keeps
+    again, as transformers does.
 
     Args:
       config: Path of the file, or its contents as a dict.

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import Layer, compose
+from jaxnet import Layer
 from jaxnet import rotary as turn
+from jaxnet.core import transformed
 from jaxnet.models.decoder import decoder
 from jaxnet.pretrained.config import KIND, OTHERWISE, Config, is_positive
 
@@ -162,9 +164,10 @@ def _linear(rope: Rope, sizes: Sizes) -> dict[str, Any]:
 
 
 def _dynamic(rope: Rope, sizes: Sizes) -> dict[str, Any]:
-    """Return a limit: beyond it the angles would depend on the length of the sequence."""
-    rope.number("factor")
-    return {"limit": sizes.longest}
+    """Let the base grow with the length that the sequence has reached, beyond that of the model."""
+    if sizes.rotated < 4:
+        raise rope.config.error(f"dynamic rotations need at least 4 features, got {sizes.rotated}")
+    return {"growth": rope.number("factor"), "limit": sizes.longest}
 
 
 def _yarn(rope: Rope, sizes: Sizes) -> dict[str, Any]:
@@ -266,35 +269,61 @@ def llama3_scaling(angles, *, factor, low, high, length):
     return angles * ((1 - unscaled) / factor + unscaled)
 
 
-def turned(x, positions, *, factor=1.0, limit=None, longer=None, **options):
-    """Rotate queries or keys as `rotary`, and multiply the rotated features by a factor.
+def turned(x, positions, *, factor=1.0, limit=None, longer=None, growth=None, **options):
+    """Rotate queries or keys as `rotary`, by the length that their sequence has reached.
+
+    In a stream this is the last position of the chunk, of each row for itself.
 
     Args:
       x, positions, options: As in `rotary`.
       factor: Factor of the rotated features.
-      limit: Number of positions, beyond which it raises, or gives NaN inside a stream.
-      longer: Scaling of longer sequences, which `scaled_decoder` takes.
+      limit: Length beyond which the rotation is another one.
+      longer: Scaling of sequences beyond it.
+      growth: By how much the base grows with the length beyond it.
     """
-    y = turn(x, positions, **options)
-    if factor != 1:
-        features = x.shape[-1]
-        is_rotated = np.arange(features) < options.get("size", features)
-        y = y * np.where(is_rotated, factor, 1).astype(x.dtype)
     if limit is None:
+        y = turn(x, positions, **options)
+    elif growth is not None:
+        y = _with_grown_base(x, positions, growth, limit, **options)
+    else:
+        y = _by_length(x, positions, limit, longer, **options)
+    if factor == 1:
         return y
-    if not isinstance(positions, np.ndarray):
-        inside = (positions < limit)[..., None, None]
-        return jnp.where(inside, y, jnp.nan)
-    if positions.size > limit:
-        advice = ". jn.pretrained.load makes a net for longer ones" if longer else ""
-        raise ValueError(
-            f"decoder: the model rotates up to {limit:,} positions, got {positions.size:,}{advice}"
-        )
-    return y
+    features = x.shape[-1]
+    is_rotated = np.arange(features) < options.get("size", features)
+    return y * np.where(is_rotated, factor, 1).astype(x.dtype)
+
+
+def _by_length(x, positions, limit: int, longer, **options):
+    """Rotate with the scaling of the length that was reached."""
+    with_longer = options | {"scaling": longer}
+    if isinstance(positions, np.ndarray):
+        return turn(x, positions, **(with_longer if positions.size > limit else options))
+    is_long = positions.max(-1)[..., None, None, None] >= limit
+    return jnp.where(is_long, turn(x, positions, **with_longer), turn(x, positions, **options))
+
+
+def _with_grown_base(x, positions, growth, limit: int, *, base, scaling=None, size=None):
+    """Rotate with a base that grows with the length that was reached.
+
+    Reference: bloc97 2023, "Dynamically scaled RoPE", and the code of transformers.
+    """
+    size = x.shape[-1] if size is None else size
+    lengths = jnp.maximum(jnp.asarray(positions).max(-1, keepdims=True) + 1, limit)
+    grown = (growth * lengths / limit - (growth - 1)) ** (size / (size - 2))
+    pairs = np.arange(0, size, 2) / size
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    frequencies = jnp.exp(-jnp.log(base * grown).astype(dtype)[..., None] * pairs.astype(dtype))
+    angles = jnp.asarray(positions, dtype)[..., None] * frequencies
+    angles = angles.reshape(-1, *angles.shape[-2:])[:, :, None]  # (batch or 1, time, 1, pairs)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    a, b = jnp.split(x[..., :size], 2, -1)
+    y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin, x[..., size:]], -1)
+    return y.astype(x.dtype)
 
 
 def scaled_decoder(**options: Any) -> Layer:
-    """Return a decoder; with LongRoPE, the length of the sequence or the stream says which one.
+    """Return a decoder; in a stream with LongRoPE it computes what it keeps again at the limit.
 
     Example:
       >>> scaled_decoder(vocabulary=11, depth=1, width=8, heads=2, rotary=jn.rotary).name
@@ -302,20 +331,74 @@ def scaled_decoder(**options: Any) -> Layer:
     """
     rotary = options["rotary"]
     rotary_options = getattr(rotary, "keywords", {})
-    if not rotary_options.get("longer"):
+    longer = rotary_options.get("longer")
+    if not longer:
         return decoder(**options)
+    long: dict[str, Any] = options | {"rotary": partial(rotary, limit=None, scaling=longer)}
+    return _computed_again(decoder(**options), decoder(**long), rotary_options["limit"])
 
-    def build_decoder(**scaling: Any) -> Layer:
-        changed: dict[str, Any] = options | {"rotary": partial(rotary, limit=None, **scaling)}
-        return decoder(**changed)
 
-    short = build_decoder()
-    long = build_decoder(scaling=rotary_options["longer"])
+FIRST, COUNT = "first_ids", "count"  # entries of the state of a stream
 
-    def forward(m, ids):
-        time = (ids[0] if isinstance(ids, tuple) else ids).shape[1]
-        length = time if m.stream is None else m.stream.length
-        fits = isinstance(length, int) and length <= rotary_options["limit"]
-        return m._inline(short if fits else long, ids)
 
-    return compose(forward, name=short.name, kind=short.kind)
+def _computed_again(net: Layer, long: Layer, limit: int) -> Layer:
+    """Return a decoder whose kept keys are those of a long sequence, once it is one.
+
+    The first `limit` ids are kept. When a row goes beyond them, the keys and values of these ids
+    are computed again, with the rotations of long sequences.
+
+    Args:
+      net: Decoder whose rotations depend on the length that was reached.
+      long: The same decoder with the rotations of long sequences.
+      limit: Length of the longest sequence that is not long.
+    """
+
+    def grows(stream):
+        return stream is not None and (stream.length is None or stream.length > limit)
+
+    def init(run, key, x):
+        params, state = run.init(key, x)
+        if not grows(run.mode.stream):
+            return params, state
+        rows = run.mode.stream.chunk[0]
+        first = jnp.zeros((rows, limit), jnp.int32), jnp.zeros(rows, jnp.int32)
+        return params, state | dict(zip((FIRST, COUNT), first, strict=True))
+
+    def apply(run, params, state, ids):
+        stream = run.mode.stream
+        if not grows(stream) or getattr(ids, "ndim", 0) != 2:
+            return run(params, state, ids)
+        first, count = state[FIRST], state[COUNT]
+        kept = {name: entry for name, entry in state.items() if name not in (FIRST, COUNT)}
+        time = ids.shape[1]
+        steps = jnp.full_like(count, time) if stream.steps is None else stream.steps
+        begins = (0 < count) & (count <= limit) & (count + steps > limit)
+        read = stream._replace(steps=jnp.where(begins, count, 0), chunk=first.shape)
+        run_long = run._replace(layer=long).changed(stream=read)
+        kept = _replaced(kept, begins, lambda empty: run_long(params, empty, first)[1])
+        y, kept = run(params, kept, ids)
+        steps_of_chunk = np.arange(time)
+        at = jnp.where(steps_of_chunk < steps[:, None], count[:, None] + steps_of_chunk, limit)
+        first = first.at[np.arange(len(ids))[:, None], at].set(ids, mode="drop")
+        return y, kept | {FIRST: first, COUNT: (count + steps).astype(count.dtype)}
+
+    return transformed(net, apply, kind=net.kind, init=init, new_entries=True, clear=True)
+
+
+def _replaced(kept: Any, begins: jax.Array, compute: Callable) -> Any:
+    """Return what a stream keeps, computed from nothing in the rows that begin to be long.
+
+    A loop of at most one turn, unlike `jax.lax.cond`, leaves in its place what does not change.
+    """
+
+    def turn(loop):
+        _, before = loop
+        after = compute(jax.tree.map(jnp.zeros_like, before))
+
+        def pick(new, old):
+            return jnp.where(begins.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+        return False, jax.tree.map(pick, after, before)
+
+    _, kept = jax.lax.while_loop(lambda loop: loop[0], turn, (begins.any(), kept))
+    return kept

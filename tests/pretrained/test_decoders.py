@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.pretrained.decoders import FAMILIES
-from tests.pretrained.test_loading import LLAMA, stored
+from tests.pretrained.test_loading import LLAMA, LONGROPE, MODELS, published, stored
 
 # What the makers published, whole: nothing in it may be unknown. Factors of LongRoPE are made up.
 PUBLISHED = json.loads(Path(__file__).with_name("configs.json").read_text())
@@ -142,23 +142,89 @@ def test_what_is_left_out_has_the_default_of_its_family(family, entry, option, v
     assert jn.pretrained.decoder_config({"model_type": family} | entry)[option] == value
 
 
-@pytest.mark.slow
-def test_the_length_of_the_stream_decides_how_longrope_turns(tmp_path):
-    factors = {"type": "longrope", "short_factor": [1.0], "long_factor": [9.0]}
-    config = LLAMA | {"rope_scaling": factors, "original_max_position_embeddings": 4}
-    stored(tmp_path, config)
-    (net, params, state), ids = jn.pretrained.load(tmp_path), jnp.array([[1, 5, 0, 2, 7, 3]])
-    for length in (4, 6):
-        whole, _ = net.apply(params, state, ids[:, :length])
+GROWN = {
+    "rope_parameters": {"rope_type": "dynamic", "factor": 4.0},
+    "max_position_embeddings": 4,
+    "num_attention_heads": 2,
+}
+LONG = LLAMA | {
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [9.0]},
+    "original_max_position_embeddings": 4,
+}
+
+
+@pytest.mark.long
+def test_the_length_that_a_text_reaches_decides_how_longrope_turns(tmp_path):
+    """A stream that passes the limit computes again what it keeps, each row for itself."""
+    stored(tmp_path, LONG)
+    net, params, state = jn.pretrained.load(tmp_path)
+    ids = jnp.array([[1, 5, 0, 2, 7, 3, 4], [2, 2, 5, 9, 0, 1, 1]])
+    whole = [net.apply(params, state, ids[:, :n])[0][:, -1] for n in range(1, 8)]
+    for length in (7, 20):  # what there is room for changes nothing
         text = jn.stream(net, length)
-        y, kept = text.apply(params, jn.start_stream(text, ids, state), ids[:, :3])
-        z, _ = text.apply(params, kept, ids[:, 3:length])
-        np.testing.assert_allclose(jnp.concatenate([y, z], 1), whole, 1e-4, 1e-5)
-    short = jn.models.decoder(**jn.pretrained.decoder_config(config))
-    y, z = (one.apply(params, state, ids[:, :4])[0] for one in (short, net))
-    np.testing.assert_allclose(y, z, 1e-4, 1e-5)
-    with pytest.raises(ValueError, match="up to 4 positions, got 6. jn.pretrained.load"):
-        short.apply(params, state, ids)
+        read = jax.jit(text.apply)
+        kept = jn.start_stream(text, ids, state)
+        y, kept = read(params, kept, ids[:, :2])
+        np.testing.assert_allclose(y[:, -1], whole[1], 1e-4, 1e-5)
+        for n in range(2, 7):
+            y, kept = read(params, kept, ids[:, n : n + 1])
+            np.testing.assert_allclose(y[:, -1], whole[n], 1e-4, 1e-5)
+
+
+@pytest.mark.slow
+def test_each_row_of_a_text_computes_its_keys_again(tmp_path):
+    stored(tmp_path, LONG)
+    net, params, state = jn.pretrained.load(tmp_path)
+    ids = jnp.array([[1, 5, 0, 2, 7], [2, 2, 5, 9, 0]])
+    ragged = jn.stream(net, 7, ragged=True)
+    kept = jn.start_stream(ragged, (ids, jnp.array([1, 1])), state)
+    read = jax.jit(ragged.apply)
+    _, kept = read(params, kept, (ids[:, :4], jnp.array([1, 4])))
+    others = jnp.stack([ids[0, 1:4], ids[1, [4, 4, 4]]])
+    y, _ = read(params, kept, (others, jnp.array([3, 1])))
+    np.testing.assert_allclose(y[0, 2], net.apply(params, state, ids[:1, :4])[0][0, 3], 1e-4, 1e-5)
+    np.testing.assert_allclose(y[1, 0], net.apply(params, state, ids[1:])[0][0, 4], 1e-4, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_text_does_not_depend_on_the_length_that_is_allowed(tmp_path, dynamic):
+    stored(tmp_path, LLAMA | GROWN if dynamic else LONG)
+    net, params, state = jn.pretrained.load(tmp_path)
+    options = {"temperature": 0, "state": state, "progress": False}
+    prompts = [[1, 5, 0], [7], [2, 2, 5, 9]]
+    short, long = (
+        jn.decoding.generate(net, params, prompts, length=n, **options).tokens for n in (3, 40)
+    )
+    np.testing.assert_array_equal(short, long[:, :3])
+    alone = [
+        jn.decoding.generate(net, params, [row], length=40, **options).tokens[0] for row in prompts
+    ]
+    np.testing.assert_array_equal(long, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "rope"), [
+    ("phi3-longrope", LONGROPE), ("llama", {"rope_type": "dynamic", "factor": 4.0}),
+])  # fmt: skip
+def test_a_text_beyond_the_limit_is_that_of_transformers(kind, rope, tmp_path, monkeypatch):
+    """The prompt has 10 tokens, and from 16 on the rotations are others."""
+    class_, options = MODELS[kind]
+    limits = {"original_max_position_embeddings": 16, "max_position_embeddings": 256}
+    if kind == "llama":
+        limits = {"max_position_embeddings": 16}
+    changed = options | {"rope_parameters": {"rope_theta": 500.0, **rope}} | limits
+    monkeypatch.setitem(MODELS, kind, (class_, changed))
+    torch, model = published(kind, tmp_path)
+    net, params, state = jn.pretrained.load(tmp_path)
+    ids = np.random.default_rng(0).integers(3, 96, (1, 10))
+    theirs = model.generate(torch.tensor(ids), max_new_tokens=60, do_sample=False, eos_token_id=[])
+    wanted = theirs[0, 10:].tolist()
+    assert len(set(wanted)) > 5
+    for length in (14, 60, 200):
+        options = {"length": length, "temperature": 0, "state": state, "progress": False}
+        found = jn.decoding.generate(net, params, ids, **options).tokens[0].tolist()
+        assert found[:60] == wanted[:length]
 
 
 @pytest.mark.parametrize(("config", "base"), [

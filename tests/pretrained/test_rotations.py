@@ -70,13 +70,50 @@ def test_longrope_divides_each_pair_by_its_factor():
     assert options["factor"] == pytest.approx(math.sqrt(2))  # 1 + log(64 / 8) / log(8) is 2
 
 
-def test_dynamic_raises_beyond_the_length_of_the_model():
-    config = LLAMA | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}
+@pytest.fixture
+def grown():
+    """The rotation of a Llama of 64 positions whose base grows, and of one whose base does not."""
+    config = LLAMA | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 9.0}}
     rotary = jn.pretrained.decoder_config(config)["rotary"]
-    x = jnp.ones((1, 65, 1, 8))
-    assert rotary(x[:, :64], np.arange(64)).shape == (1, 64, 1, 8)
-    with pytest.raises(ValueError, match="rotates up to 64 positions, got 65"):
-        rotary(x, np.arange(65))
+    return rotary, lambda x, at, base=9.0: jn.rotary(x, at, base=base)
+
+
+def test_dynamic_has_its_base_up_to_the_length_of_the_model(grown):
+    rotary, usual = grown
+    x = jnp.ones((2, 64, 1, 8))
+    for at in (np.arange(64), jnp.broadcast_to(jnp.arange(64), (2, 64))):
+        np.testing.assert_allclose(rotary(x, at), usual(x, at), 1e-5, 1e-5)
+
+
+def test_dynamic_has_a_base_that_grows_beyond_it(grown):
+    rotary, usual = grown
+    x = jnp.ones((1, 96, 1, 8))
+    base = 9 * (2 * 96 / 64 - 1) ** (8 / 6)
+    np.testing.assert_allclose(rotary(x, np.arange(96)), usual(x, np.arange(96), base), 1e-5, 1e-5)
+
+
+def test_each_row_of_a_stream_has_its_own_length(grown):
+    rotary, usual = grown
+    x, at = jnp.ones((2, 1, 1, 8)), jnp.array([[30], [95]])
+    base = 9 * (2 * 96 / 64 - 1) ** (8 / 6)
+    found = rotary(x, at)
+    np.testing.assert_allclose(found[:1], usual(x[:1], at[:1]), 1e-5, 1e-5)
+    np.testing.assert_allclose(found[1:], usual(x[1:], at[1:], base), 1e-5, 1e-5)
+
+
+def test_longrope_is_that_of_the_length():
+    entries = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "attention_factor": 1.0}
+    options = {"rope_type": "longrope", "original_max_position_embeddings": 6}
+    config = LLAMA | {"rope_parameters": options | entries}
+    rotary = jn.pretrained.decoder_config(config)["rotary"]
+    x = jnp.ones((2, 7, 1, 8))
+    for length, by in ((6, 1), (7, 4)):
+        at = np.arange(length)
+        wanted = jn.rotary(x[:, :length], at / by)
+        for given in (at, jnp.broadcast_to(at, (2, length))):
+            np.testing.assert_allclose(rotary(x[:, :length], given), wanted, 1e-5, 1e-5)
+    rows = rotary(x[:, :1], jnp.array([[5], [6]]))
+    np.testing.assert_allclose(rows, jn.rotary(x[:, :1], jnp.array([[5], [1.5]])), 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize("kind", ["cubic", ["yarn"], 3], ids=str)
