@@ -252,11 +252,8 @@ def read_folders() -> dict[str, Row]:
         "image_folder": Row("read a folder", lambda p: data.image_folder(p, 2), usual.write_image),
         "pretrained.load": Row("read a folder", model.load, usual.write_model),
         "tokenizer": Row("read a folder", model.tokenizer, usual.write_model),
-        "chat": Row(
-            "read a folder",
-            lambda p: model.chat(p, [{"role": "user", "content": "Hi"}]),
-            usual.write_model,
-        ),
+        "chat": Row("read a folder", lambda p: model.tokenizer(p).chat("Hi"), usual.write_model),
+        "processor": Row("read a folder", model.processor, usual.write_processor),
         "load_adapter": Row(
             "read a folder", lambda p: model.load_adapter(p, *usual.adapted()), usual.write_adapter
         ),

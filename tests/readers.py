@@ -241,6 +241,12 @@ def write_model(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
 
 
+def write_processor(folder: Path) -> None:
+    size = {"height": 8, "width": 8}
+    settings = {"image_processor_type": "ViTImageProcessor", "size": size}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
 def read_all(*functions: Callable[[], Any]) -> None:
     """Call each function, even if the one before it raises."""
     errors = []
@@ -432,6 +438,7 @@ def readers_of_models() -> dict[str, Reader]:
             why="a chat template is a program, which runs in jinja2's sandbox",
             also={("attack", Path("chat_template.jinja")): ATTACK.encode()},
         ),
+        "pretrained.processor": Reader(write_processor, model.processor),
         "pretrained.load_adapter": Reader(
             write_adapter, lambda folder: model.load_adapter(folder, *adapted())
         ),

@@ -4,7 +4,6 @@ Settings are data, as configurations are: each entry is used, or must have a cer
 known to have no effect; an entry that is on no list raises.
 """
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,18 +59,11 @@ def processor(
       >>> pictures(np.zeros((40, 60, 3), np.uint8)).shape
       (1, 32, 32, 3)
     """
-    path = _place(source, download, revision)
+    path = place_of(WHO, source, download, revision, weights=False)
     settings = _settings(path)
     if settings.kind == "WhisperFeatureExtractor":
         return _sounds(settings)
     return _pictures(settings)
-
-
-def _place(source: Any, download: bool, revision: str | None) -> Path:
-    """Return the folder of a model."""
-    options = {"download": download, "revision": revision, "weights": False}
-    known = inspect.signature(place_of).parameters
-    return place_of(WHO, source, **{name: options[name] for name in options if name in known})
 
 
 class _Settings(NamedTuple):

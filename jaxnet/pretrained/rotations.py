@@ -294,11 +294,12 @@ def turned(x, positions, *, factor=1.0, limit=None, longer=None, growth=None, **
     return y * np.where(is_rotated, factor, 1).astype(x.dtype)
 
 
-def _by_length(x, positions, limit: int, longer, **options):
+def _by_length(x, positions: Any, limit: int, longer, **options):
     """Rotate with the scaling of the length that was reached."""
     with_longer = options | {"scaling": longer}
     if isinstance(positions, np.ndarray):
-        return turn(x, positions, **(with_longer if positions.size > limit else options))
+        chosen = with_longer if positions.size > limit else options
+        return turn(x, positions, **chosen)  # type: ignore[arg-type]
     is_long = positions.max(-1)[..., None, None, None] >= limit
     return jnp.where(is_long, turn(x, positions, **with_longer), turn(x, positions, **options))
 
