@@ -50,6 +50,8 @@ def _of_gguf(who: str, place: Path) -> dict[str, bytes]:
     if words.stop_ids:
         generation = {"eos_token_id": sorted(words.stop_ids)}
         found["generation_config.json"] = json.dumps(generation, indent=2).encode()
-    if "default" in words.templates:
-        found["chat_template.jinja"] = words.templates["default"].encode()
+    for name, template in words.templates.items():
+        further = f"additional_chat_templates/{name}.jinja"
+        file = "chat_template.jinja" if name == "default" else further
+        found[file] = template.encode()
     return found
