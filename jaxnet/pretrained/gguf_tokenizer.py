@@ -1,78 +1,110 @@
 """The tokenizer in a file of llama.cpp."""
 
+import math
+import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxnet.pretrained.gguf import opened
+from jaxnet.pretrained.gguf_pairs import DIVISIONS, SPACE, Division, byte_pairs, scored
 from jaxnet.pretrained.words import Words
+from jaxnet.services.checks import is_integer
 from jaxnet.services.files import readable
 
-LETTERS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# How llama.cpp's names of tokenizers divide a text before pairs of bytes are joined.
-DIGITS = "digits"
-DIVIDED = {
-    "gpt-2": None,
-    "smollm": DIGITS,
-    "qwen2": LETTERS.replace("DIGITS", r"\p{N}"),
-    "llama-bpe": LETTERS.replace("DIGITS", r"\p{N}{1,3}"),
-}
 # Names of special tokens -> their names in a file of llama.cpp.
 ROLES = {
     "bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown",
 }  # fmt: skip
 ENDS = ("eos", "eot", "eom")  # of a text, of a turn, of a message
-CONTROL = 3  # type of special tokens
+# Special tokens that end a text or a turn, whatever else a file says; those of llama.cpp.
+ENDING = {
+    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
+    "<|end_of_text|>", "<eos>", "<EOT>", "<｜end▁of▁sentence｜>",
+}  # fmt: skip
+NONE = (-1, 2**32 - 1)  # which some files have for the id of a token that a model lacks
+SCORED, PAIRED = "llama", "gpt2"  # SentencePiece with scores, pairs of bytes
+SCORED_IDS = {"bos": 1, "eos": 2, "unknown": 0}  # if a file does not say
+# Types of tokens. The text of a special or a user's own token becomes its id wherever it stands.
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED = 1, 2, 3, 4, 5
+# Special tokens of Phi-3 that leave the spaces after them, as the others do not.
+LEAVES_SPACES = {"<unk>", "<s>", "<|endoftext|>"}
+MOST = 2**20  # tokens; the largest that are published have 2**18
+MOST_LETTERS = 2**28  # of all tokens
+
+
+class Listed(NamedTuple):
+    """The tokens of a file.
+
+    Fields:
+      where: Function and file, for messages.
+      fields: Entries of the file.
+      tokens: The tokens in the order of their ids.
+      types: Type of each.
+      roles: Ids of the tokens that the file names, by their names.
+    """
+
+    where: str
+    fields: Mapping[str, Any]
+    tokens: list[str]
+    types: list[int]
+    roles: dict[str, int]
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether letters are joined by scores."""
+        return self.fields["tokenizer.ggml.model"] == SCORED
+
+    @property
+    def architecture(self) -> str:
+        """Architecture of the model, empty if the file does not say."""
+        return str(self.fields.get("general.architecture", ""))
+
+    def ids(self) -> dict[str, int]:
+        """Return the ids by their tokens, without those that no text has."""
+        used = zip(self.tokens, self.types, strict=True)
+        return {token: i for i, (token, type_) in enumerate(used) if token and type_ != UNUSED}
+
+    def flag(self, name: str, otherwise: bool) -> bool:
+        """Return an entry that is yes or no.
+
+        Raises:
+          ValueError: If it is neither.
+        """
+        value = self.fields.get(f"tokenizer.ggml.{name}", otherwise)
+        if not isinstance(value, bool):
+            raise ValueError(f"{self.where}: {name} must be True or False, got {value!r:.60}")
+        return value
 
 
 def read_gguf_words(who: str, place: Path, tokenizers: Any) -> Words:
-    """Return the tokenizer of a file, its special tokens and its chat template.
+    """Return the tokenizer of a file, its special tokens and its chat templates.
 
     Raises:
       ImportError: If gguf is not installed.
       OSError: If the file cannot be read.
-      ValueError: If its tokenizer is not of a known kind.
+      ValueError: If its tokenizer is not of a known kind, or its entries contradict each other.
     """
-    fields = entries(who, place)
-    kind, divided = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if kind != "gpt2" or divided not in DIVIDED:
-        raise ValueError(
-            f"{who}: {place}: the tokenizer must join pairs of bytes (gpt2) of texts divided as by "
-            f"{', '.join(DIVIDED)}, got {kind!r} and {divided!r}"
-        )
-    tokens = fields["tokenizer.ggml.tokens"]
-    special, stops = {}, set()
-    for role, name in ROLES.items():
-        id_ = fields.get(f"tokenizer.ggml.{name}_token_id")
-        if id_ is not None:
-            special[role] = tokens[id_]
-    for name in ENDS:
-        id_ = fields.get(f"tokenizer.ggml.{name}_token_id")
-        if id_ is not None:
-            stops.add(int(id_))
-    template = fields.get("tokenizer.chat_template")
+    listed = _listed(f"{who}: {place}", entries(who, place))
+    if listed.has_scores:
+        library, begins = _scored(listed, tokenizers), True
+    else:
+        division = _division(listed)
+        merges = _texts(listed.where, listed.fields, "tokenizer.ggml.merges")
+        library = byte_pairs(listed.where, listed.ids(), merges, division, tokenizers)
+        begins = division.begins
+    library.add_tokens(_added(listed, tokenizers))
+    _add_ends(listed, library, begins, tokenizers)
+    roles = {role: listed.roles.get(name) for role, name in ROLES.items()}
     return Words(
         place=place,
-        library=_library(fields, tokens, DIVIDED[divided], tokenizers),
-        special=special,
-        templates={"default": template} if isinstance(template, str) else {},
-        stop_ids=frozenset(stops),
+        library=library,
+        special={role: listed.tokens[id_] for role, id_ in roles.items() if id_ is not None},
+        templates=_templates(listed),
+        stop_ids=_stop_ids(listed),
         cleans=False,
     )
-
-
-def _library(fields: dict[str, Any], tokens: list[str], divided: Any, tokenizers: Any) -> Any:
-    ids = {token: i for i, token in enumerate(tokens)}
-    pairs = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
-    library = tokenizers.Tokenizer(tokenizers.models.BPE(ids, pairs))
-    library.pre_tokenizer = _divider(tokenizers, divided)
-    library.decoder = tokenizers.decoders.ByteLevel()
-    types = zip(tokens, fields["tokenizer.ggml.token_type"], strict=True)
-    library.add_special_tokens([token for token, type_ in types if type_ == CONTROL])
-    return library
 
 
 def entries(who: str, place: Path) -> dict[str, Any]:
@@ -85,19 +117,172 @@ def _cached_entries(who: str, place: Path, changed: int) -> dict[str, Any]:
     return opened(who, place)[0]
 
 
-def _divider(tokenizers: Any, pattern: str | None) -> Any:
-    """Return what divides a text before pairs of bytes are joined.
+# What the entries say.
 
-    Args:
-      tokenizers: The package.
-      pattern: A value of `DIVIDED`.
+
+def _listed(where: str, fields: dict[str, Any]) -> Listed:
+    """Return the tokens of a file, whose entries agree with each other."""
+    kind = fields.get("tokenizer.ggml.model")
+    if kind not in (SCORED, PAIRED):
+        raise ValueError(
+            f"{where}: the tokenizer must join letters by scores ({SCORED}) or pairs of bytes "
+            f"({PAIRED}), got {kind!r:.60}"
+        )
+    tokens = _texts(where, fields, "tokenizer.ggml.tokens")
+    if not 0 < len(tokens) <= MOST or sum(map(len, tokens)) > MOST_LETTERS:
+        raise ValueError(f"{where}: it must have 1 to {MOST} tokens, got {len(tokens)}")
+    if len({*tokens} - {""}) != len(tokens) - tokens.count(""):
+        raise ValueError(f"{where}: its tokens must differ from each other")
+    types = _numbers(where, fields, "token_type", len(tokens), [NORMAL] * len(tokens))
+    roles = _roles(where, fields, len(tokens))
+    for id_ in roles.values():
+        if types[id_] in (NORMAL, UNUSED):
+            types[id_] = CONTROL
+    return Listed(where, fields, tokens, types, roles)
+
+
+def _texts(where: str, fields: Mapping[str, Any], name: str) -> list[str]:
+    value = fields.get(name)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{where}: {name} must be a list of texts, got {value!r:.60}")
+    return value
+
+
+def _numbers(
+    where: str, fields: Mapping[str, Any], name: str, count: int, otherwise: list[Any] | None
+) -> list[Any]:
+    """Return one number for each token."""
+    value = fields.get(f"tokenizer.ggml.{name}", otherwise)
+    listed = isinstance(value, list) and len(value) == count
+    if not listed or not all(type(x) in (int, float) and math.isfinite(x) for x in value):
+        what = f"{len(value)} entries" if isinstance(value, list) else repr(value)
+        raise ValueError(
+            f"{where}: {name} must be {count} finite numbers, one for each token, got {what:.60}"
+        )
+    return [*value]
+
+
+def _roles(where: str, fields: Mapping[str, Any], count: int) -> dict[str, int]:
+    """Return the ids of the tokens that a file names, by their names."""
+    scores = fields["tokenizer.ggml.model"] == SCORED
+    usual = {name: id_ for name, id_ in SCORED_IDS.items() if scores and id_ < count}
+    found = {}
+    for name in dict.fromkeys((*ROLES.values(), *ENDS)):
+        id_ = fields.get(f"tokenizer.ggml.{name}_token_id", usual.get(name))
+        if id_ is None or id_ in NONE:
+            continue
+        if not is_integer(id_) or not 0 <= id_ < count:
+            raise ValueError(
+                f"{where}: {name}_token_id must be an id of its {count} tokens, got {id_!r:.60}"
+            )
+        found[name] = int(id_)
+    return found
+
+
+def _division(listed: Listed) -> Division:
+    """Return how a text is divided before pairs of bytes are joined."""
+    name = listed.fields.get("tokenizer.ggml.pre")
+    if name is None:
+        warnings.warn(
+            f"{listed.where} does not say how its tokenizer divides texts. It is read as llama.cpp "
+            "reads it, which may give other ids than the model was trained with.",
+            stacklevel=2,
+        )
+        name = "default"
+    if name not in DIVISIONS:
+        raise ValueError(
+            f"{listed.where}: the tokenizer must divide texts as one of {', '.join(DIVISIONS)}, "
+            f"got {name!r:.60}"
+        )
+    return DIVISIONS[name]
+
+
+def _templates(listed: Listed) -> dict[str, str]:
+    """Return the chat templates by their names."""
+    entry = "tokenizer.chat_template"
+    found = {
+        "default" if name == entry else name.removeprefix(f"{entry}."): template
+        for name, template in listed.fields.items()
+        if name == entry or name.startswith(f"{entry}.")
+    }
+    for name, template in found.items():
+        if not isinstance(template, str):
+            raise ValueError(
+                f"{listed.where}: the chat template {name!r:.60} must be a text, got "
+                f"{template!r:.60}"
+            )
+    return found
+
+
+def _stop_ids(listed: Listed) -> frozenset[int]:
+    named = {listed.roles[name] for name in ENDS if name in listed.roles}
+    pairs = zip(listed.tokens, listed.types, strict=True)
+    ending = (i for i, (token, type_) in enumerate(pairs) if token in ENDING and type_ == CONTROL)
+    return frozenset(named.union(ending))
+
+
+# What the tokenizer becomes.
+
+
+def _scored(listed: Listed, tokenizers: Any) -> Any:
+    """Return a tokenizer of SentencePiece.
+
+    Gemma's tokens of several spaces are written with spaces in a file, and its scores are not in
+    the order in which tokens are joined, which is that of the ids.
     """
-    before = tokenizers.pre_tokenizers
-    steps: list[Any] = []
-    if pattern == DIGITS:
-        steps.append(before.Digits(individual_digits=True))
-    elif pattern is not None:
-        steps.append(before.Split(tokenizers.Regex(pattern), "isolated"))
-    usual = pattern in (None, DIGITS)  # the expression of GPT-2
-    steps.append(before.ByteLevel(add_prefix_space=False, use_regex=usual))
-    return before.Sequence(steps)
+    count = len(listed.tokens)
+    scores = _numbers(listed.where, listed.fields, "scores", count, None)
+    ids = listed.ids()
+    if listed.architecture.startswith("gemma"):
+        scores = [-float(i) for i in range(count)]
+        blank = {token: id_ for token, id_ in ids.items() if _is_blank(token)}
+        ids = {token: id_ for token, id_ in ids.items() if token not in blank}
+        ids |= {SPACE * len(token): id_ for token, id_ in blank.items()}
+    unknown = listed.roles.get("unknown")
+    return scored(
+        listed.where,
+        ids,
+        scores,
+        unknown=None if unknown is None else listed.tokens[unknown],
+        prefix=listed.flag("add_space_prefix", True),
+        tokenizers=tokenizers,
+    )
+
+
+def _is_blank(token: str) -> bool:
+    return not token.strip(" ")
+
+
+def _added(listed: Listed, tokenizers: Any) -> list[Any]:
+    """Return the tokens whose text becomes their id wherever it stands."""
+    gemma = listed.has_scores and listed.architecture.startswith("gemma")
+    phi3 = listed.has_scores and listed.architecture == "phi3"
+    found = []
+    for token, type_ in zip(listed.tokens, listed.types, strict=True):
+        if not token or type_ not in (UNKNOWN, CONTROL, USER):
+            continue
+        if gemma and _is_blank(token):
+            continue  # joined, as spaces within a text are
+        strips = phi3 and token not in LEAVES_SPACES
+        found.append(
+            tokenizers.AddedToken(token, special=type_ != USER, normalized=False, rstrip=strips)
+        )
+    return found
+
+
+def _add_ends(listed: Listed, library: Any, begins: bool, tokenizers: Any) -> None:
+    """Add what writes the first and the last token of a text, if the file asks for them."""
+    wanted = {"bos": begins and "bos" in listed.roles, "eos": False}
+    tokens = {}
+    for name, usual in wanted.items():
+        if not listed.flag(f"add_{name}_token", usual):
+            continue
+        if name not in listed.roles:
+            raise ValueError(f"{listed.where}: add_{name}_token needs {name}_token_id")
+        tokens[name] = listed.tokens[listed.roles[name]]
+    if tokens:
+        parts = tokens.get("bos"), "$A", tokens.get("eos")
+        library.post_processor = tokenizers.processors.TemplateProcessing(
+            single=[part for part in parts if part],
+            special_tokens=[(token, listed.roles[name]) for name, token in tokens.items()],
+        )
