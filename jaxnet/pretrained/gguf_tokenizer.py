@@ -23,6 +23,7 @@ ENDING = {
     "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
     "<|end_of_text|>", "<eos>", "<EOT>", "<｜end▁of▁sentence｜>",
 }  # fmt: skip
+TAB = "<0x09>"
 NONE = (-1, 2**32 - 1)  # which some files have for the id of a token that a model lacks
 SCORED, PAIRED = "llama", "gpt2"  # SentencePiece with scores, pairs of bytes
 SCORED_IDS = {"bos": 1, "eos": 2, "unknown": 0}  # if a file does not say
@@ -227,17 +228,14 @@ def _stop_ids(listed: Listed) -> frozenset[int]:
 def _scored(listed: Listed, tokenizers: Any) -> Any:
     """Return a tokenizer of SentencePiece.
 
-    Gemma's tokens of several spaces are written with spaces in a file, and its scores are not in
-    the order in which tokens are joined, which is that of the ids.
+    Gemma's scores are not in the order in which tokens are joined, which is that of the ids.
     """
     count = len(listed.tokens)
     scores = _numbers(listed.where, listed.fields, "scores", count, None)
     ids = listed.ids()
     if listed.architecture.startswith("gemma"):
         scores = [-float(i) for i in range(count)]
-        blank = {token: id_ for token, id_ in ids.items() if _is_blank(token)}
-        ids = {token: id_ for token, id_ in ids.items() if token not in blank}
-        ids |= {SPACE * len(token): id_ for token, id_ in blank.items()}
+        ids = _ids_of_gemma(ids)
     unknown = listed.roles.get("unknown")
     return scored(
         listed.where,
@@ -247,6 +245,19 @@ def _scored(listed: Listed, tokenizers: Any) -> Any:
         prefix=listed.flag("add_space_prefix", True),
         tokenizers=tokenizers,
     )
+
+
+def _ids_of_gemma(ids: dict[str, int]) -> dict[str, int]:
+    """Return ids by tokens as Gemma's own tokenizer has them.
+
+    A file writes its tokens of several spaces with spaces, and has no tab but as a byte, of which
+    longer tokens are made.
+    """
+    found = {token: id_ for token, id_ in ids.items() if not _is_blank(token)}
+    found |= {SPACE * len(token): id_ for token, id_ in ids.items() if _is_blank(token)}
+    if "\t" not in found and TAB in found:
+        found["\t"] = found.pop(TAB)
+    return found
 
 
 def _is_blank(token: str) -> bool:

@@ -109,6 +109,15 @@ def test_letters_without_a_token_are_bytes(read):
     assert words.decode(words.encode("🌧")) == "🌧"
 
 
+def test_a_tab_of_gemma_is_joined(read):
+    entries = scored_entries("gemma3")
+    entries["tokens"][-1] = "\t\t"
+    words = read(entries, "gemma3")
+    for text, wanted in (("\t", [3 + 9]), ("\t\t", [len(entries["tokens"]) - 1])):
+        assert words.encode(text).tolist() == wanted
+        assert words.decode(wanted) == text
+
+
 def test_tokens_of_phi3_take_the_spaces_after_them(read):
     entries = scored_entries("phi3")
     words = read(entries, "phi3")
