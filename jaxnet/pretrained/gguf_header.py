@@ -6,7 +6,9 @@ wherever it says they are. llama.cpp refuses files whose weights do not follow e
 
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 MAGIC = b"GGUF"
 VERSIONS = 2, 3
@@ -14,6 +16,11 @@ ALIGNMENT = 32  # bytes, unless the file says otherwise
 STRING, ARRAY = 8, 9
 # Bytes of each type of a value.
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+# How values are read: of a byte, of one or no, of integers and of floats.
+FORMS = {
+    0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8",
+    11: "<i8", 12: "<f8",
+}  # fmt: skip
 MOST_AXES = 4
 
 
@@ -60,14 +67,9 @@ def read_header(path: Path) -> Header:
         size = file.seek(0, 2)
         file.seek(0)
         cursor = _Cursor(file, size)
-        if cursor.take(4) != MAGIC:
-            raise ValueError("it does not begin as files of llama.cpp do")
-        version = cursor.number("<I")
-        if version not in VERSIONS:
-            raise ValueError(f"its version must be one of {VERSIONS}, got {version}")
-        count, entries = cursor.number("<Q"), cursor.number("<Q")
+        count, entries = cursor.beginning()
         alignment = ALIGNMENT
-        for _ in range(cursor.counted(entries, "entries")):
+        for _ in range(entries):
             name = cursor.text()
             value = cursor.value(cursor.number("<I"))
             if name == "general.alignment":
@@ -77,6 +79,31 @@ def read_header(path: Path) -> Header:
             raise ValueError(f"its alignment must be a power of two, got {alignment!r}")
         start = -(-cursor.at // alignment) * alignment
     return Header(weights, start, alignment)
+
+
+def read_entries(path: Path) -> dict[str, Any]:
+    """Return the entries of a file by name: texts, numbers, or lists of one of these.
+
+    The package gguf takes many seconds for the words of a tokenizer, and this a fraction of one.
+
+    Args:
+      path: Existing file.
+
+    Raises:
+      ValueError: If it is not a file of llama.cpp; the message has no name of the file.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        cursor = _Cursor(file, size)
+        _, count = cursor.beginning()
+        found: dict[str, Any] = {}
+        for _ in range(count):
+            name = cursor.text()
+            if name in found:
+                raise ValueError(f"it has the entry {name!r:.60} twice")
+            found[name] = cursor.content(cursor.number("<I"))
+    return found
 
 
 def check_places(header: Header, sizes: dict[str, int], end: int) -> None:
@@ -133,6 +160,15 @@ class _Cursor:
             raise ValueError(f"it announces {count} {what}, and has {self.size} bytes")
         return count
 
+    def beginning(self) -> tuple[int, int]:
+        """Return the numbers of weights and of entries, which a file begins with."""
+        if self.take(4) != MAGIC:
+            raise ValueError("it does not begin as files of llama.cpp do")
+        version = self.number("<I")
+        if version not in VERSIONS:
+            raise ValueError(f"its version must be one of {VERSIONS}, got {version}")
+        return self.number("<Q"), self.counted(self.number("<Q"), "entries")
+
     def text(self) -> str:
         return self.take(self.number("<Q")).decode("utf-8", errors="replace")
 
@@ -149,6 +185,22 @@ class _Cursor:
         else:
             self.skip(SIZES[kind])
         return None
+
+    def content(self, kind: int) -> Any:
+        """Return a value."""
+        if kind == STRING:
+            return self.take(self.number("<Q")).decode("utf-8")
+        if kind != ARRAY:
+            return self.numbers(kind, 1)[0]
+        kind, count = self.number("<I"), self.number("<Q")
+        if kind != STRING:
+            return self.numbers(kind, count)
+        return [self.content(STRING) for _ in range(self.counted(count, "texts"))]
+
+    def numbers(self, kind: int, count: int) -> list[Any]:
+        if kind not in FORMS:
+            raise ValueError(f"a value has the type {kind}, which is not known")
+        return np.frombuffer(self.take(count * SIZES[kind]), FORMS[kind]).tolist()
 
     def array(self) -> None:
         kind, count = self.number("<I"), self.number("<Q")

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxnet.pretrained.gguf import opened
+from jaxnet.pretrained.gguf_header import read_entries
 from jaxnet.pretrained.gguf_pairs import DIVISIONS, SPACE, Division, byte_pairs, scored
 from jaxnet.pretrained.words import Words
 from jaxnet.services.checks import is_integer
@@ -83,7 +83,6 @@ def read_gguf_words(who: str, place: Path, tokenizers: Any) -> Words:
     """Return the tokenizer of a file, its special tokens and its chat templates.
 
     Raises:
-      ImportError: If gguf is not installed.
       OSError: If the file cannot be read.
       ValueError: If its tokenizer is not of a known kind, or its entries contradict each other.
     """
@@ -109,13 +108,16 @@ def read_gguf_words(who: str, place: Path, tokenizers: Any) -> Words:
 
 
 def entries(who: str, place: Path) -> dict[str, Any]:
-    """Return the entries of a file of llama.cpp, of which it takes seconds to read the words."""
+    """Return the entries of a file of llama.cpp, which are read once until it changes."""
     return _cached_entries(who, place, readable(who, place).stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=2)
 def _cached_entries(who: str, place: Path, changed: int) -> dict[str, Any]:
-    return opened(who, place)[0]
+    try:
+        return read_entries(place)
+    except ValueError as error:
+        raise ValueError(f"{who}: {place} is not a file of llama.cpp: {error}") from None
 
 
 # What the entries say.

@@ -8,7 +8,13 @@ import pytest
 
 from jaxnet.pretrained import gguf as files
 from jaxnet.pretrained import load
-from jaxnet.pretrained.gguf_header import Header, Weights, check_places, read_header
+from jaxnet.pretrained.gguf_header import (
+    Header,
+    Weights,
+    check_places,
+    read_entries,
+    read_header,
+)
 from tests.pretrained.test_gguf import written
 
 
@@ -35,6 +41,27 @@ def test_weights_follow_each_other_in_a_file(file):
     assert {"token_embd.weight", "output_norm.weight"} <= {each.name for each in header.weights}
     fields, tensors = files.opened("load", file)
     assert [each.name for each in header.weights] == [each.name for each in tensors]
+
+
+def test_entries_are_those_of_the_package(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    numbers = {
+        "uint8": 255, "int8": -128, "uint16": 2**16 - 1, "int16": -(2**15), "uint32": 2**32 - 1,
+        "int32": -(2**31), "uint64": 2**64 - 1, "int64": -(2**63), "float32": 0.5, "float64": 0.1,
+        "bool": True, "string": "▁雨", "array": ["a", "", "雨"],
+    }  # fmt: skip
+    for name, value in numbers.items():
+        getattr(writer, f"add_{name}")(f"an.entry.{name}", value)
+    for i, values in enumerate(([1, -2], [0.5, 1.5], [True, False])):
+        writer.add_array(f"a.list.{i}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    wanted = files.opened("load", tmp_path / "a.gguf")[0]
+    found = read_entries(tmp_path / "a.gguf")
+    assert found == {name: value for name, value in wanted.items() if not name.startswith("GGUF.")}
+    assert found["a.list.2"] == [True, False] and found["an.entry.bool"] is True
 
 
 @pytest.mark.parametrize("version", [1, 4, 2**31])

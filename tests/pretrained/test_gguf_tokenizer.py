@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import time
 
 import pytest
@@ -40,7 +41,7 @@ def read(tmp_path):
 def test_the_words_of_a_file_are_read_once_until_it_changes(tmp_path, monkeypatch):
     place, read = tmp_path / "model.gguf", []
     place.write_bytes(b"")
-    monkeypatch.setattr(gguf_tokenizer, "opened", lambda *given: (read.append(given) or {}, ()))
+    monkeypatch.setattr(gguf_tokenizer, "read_entries", lambda path: read.append(path) or {})
     gguf_tokenizer.entries("chat", place)
     gguf_tokenizer.entries("chat", place)
     os.utime(place, ns=(1, 1))
@@ -218,6 +219,28 @@ def hostile_scores(entries):
         ({"add_space_prefix": 1}, "add_space_prefix must be True or False"),
         ({"tokens": [*entries["tokens"][:-2], *long]}, "its tokens are too long"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pairs", "llama"])
+def test_a_damaged_file_is_told_or_read(kind, pairs, tmp_path):
+    """Bytes that differ, and files that end early, raise no other error."""
+    entries = pairs if kind == "pairs" else scored_entries(kind)
+    data = write(tmp_path / "a.gguf", entries).read_bytes()
+    draw = random.Random(0)
+    told = 0
+    for i in range(60):
+        changed = bytearray(data)
+        changed[draw.randrange(len(data))] = draw.randrange(256)
+        changed[draw.randrange(200)] ^= 1 << draw.randrange(8)
+        path = tmp_path / f"{i}.gguf"
+        path.write_bytes(changed if i % 2 else data[: draw.randrange(len(data))])
+        began = time.monotonic()
+        try:
+            jn.pretrained.tokenizer(path).encode("three rivers")
+        except ValueError as error:
+            told += str(error).startswith(("tokenizer: ", "encode: "))
+        assert time.monotonic() - began < 2
+    assert told >= 30
 
 
 @pytest.mark.parametrize("kind", ["pairs", "llama", "gemma3"])
