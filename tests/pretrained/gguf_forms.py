@@ -38,6 +38,7 @@ STEPS: dict[str, list[Any]] = {
 }  # fmt: skip
 WHOLE = {"llama-bpe", "tekken"}  # a part that is a token becomes its id
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
+USERS = "<think>", "</think>", "<tool_call>", "New York"
 MORE_TEXTS = [
     *TEXTS, "<think>\nhm </think>\n\n<tool_call>{}</tool_call>", "a<think>b", "  \n\n\n   x",
     "THE Rhine's, DON'T", "x" + " " * 40 + "y", "<|turn|>  two<|turn|>\n\n", "</s><s><unk>",
@@ -79,10 +80,7 @@ def paired(pre: str) -> Any:
         vocabulary.setdefault(token, len(vocabulary))
     made = tokenizers.Tokenizer.from_str(json.dumps(contents))
     made.add_special_tokens(["<s>", "</s>", "<unk>", "<|turn|>"])
-    made.add_tokens([
-        tokenizers.AddedToken(token, normalized=False)
-        for token in ("<think>", "</think>", "<tool_call>", "New York")
-    ])  # fmt: skip
+    made.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in USERS])
     return made
 
 
@@ -110,7 +108,7 @@ def scored_entries(kind: str) -> dict[str, Any]:
     tokens = [token for token in tokens if "\n" not in token and "▁▁" not in token]
     types = [UNKNOWN, CONTROL, CONTROL] + [BYTE] * 256 + [NORMAL] * (len(tokens) - 259)
     scores = [0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)]
-    user = ["<think>", "</think>", "<tool_call>", "New York"]
+    user = [*USERS]
     if kind == "gemma3":
         user = ["\n", "\n\n", "\n\n\n", "  ", "   ", "    ", *user]
     new = [*user, "<|turn|>"]
