@@ -45,8 +45,8 @@ NAMES = [
     "decoder_table", "from_torch", "to_torch", "by_names", "by_names of a list", "load of a .gguf",
     "tokenizer of a .gguf", "image_folder", "pretrained.load", "tokenizer", "chat", "load_adapter",
     "by_names of a folder", "processor", "time_by_layer", "Checkpoints", "bccd", "camvid",
-    "cifar10", "mnist", "spoken_digits", "tfds.load", "tfds.source", "save", "Vocabulary.save", "viz.save",
-    "Program.save", "to_onnx", "append_log", "pretrained.save", "save_adapter", "Checkpoints.save",
+    "cifar10", "mnist", "spoken_digits", "tfds.load", "tfds.source", "save", "Vocabulary.save",
+    "viz.save", "Program.save", "to_onnx", "append_log", "pretrained.save", "save_adapter", "Checkpoints.save",
 ]  # fmt: skip
 
 
