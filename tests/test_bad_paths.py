@@ -46,7 +46,8 @@ NAMES = [
     "tokenizer of a .gguf", "image_folder", "pretrained.load", "tokenizer", "chat", "load_adapter",
     "by_names of a folder", "processor", "time_by_layer", "Checkpoints", "bccd", "camvid",
     "cifar10", "mnist", "spoken_digits", "tfds.load", "tfds.source", "save", "Vocabulary.save",
-    "viz.save", "Program.save", "to_onnx", "append_log", "pretrained.save", "save_adapter", "Checkpoints.save",
+    "viz.save", "Program.save", "to_onnx", "append_log", "pretrained.save", "save_adapter",
+    "Checkpoints.save",
 ]  # fmt: skip
 
 

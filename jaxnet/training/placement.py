@@ -164,13 +164,14 @@ def next_of(who: str, iterator: Any, tree: PyTree) -> PyTree:
     STOPPED comes in place of an error of the loader while a signal asks this process to stop, which
     may have ended the loader's workers too, and in the other processes with it.
     """
+    speaks = jax.process_count() > 1 and not hasattr(iterator, "_sent")  # `feed` speaks for itself
     try:
         batch = next(iterator, END)
     except peers.Stopped:
         return STOPPED
     except Exception as error:
         stopped = preemption.soon_asked()
-        if not hasattr(iterator, "_sent"):  # `feed` speaks for itself
+        if speaks:
             none = f"has no further batch, its loader raised {error!r}"
             with suppress(RuntimeError):
                 agree_on(who, tree, peers.STOPS if stopped else none)
@@ -178,7 +179,7 @@ def next_of(who: str, iterator: Any, tree: PyTree) -> PyTree:
             warn(f"{who}: the loader raised {error!r} after a signal, so the run stops before it")
             return STOPPED
         raise
-    if not hasattr(iterator, "_sent"):
+    if speaks:
         none = "has no further batch, its loader ended"
         if agree_on(who, tree, none if batch is END else f"takes {peers.shapes(batch)}"):
             return STOPPED
