@@ -87,8 +87,10 @@ def test_a_name_is_a_repository_whose_own_files_are_downloaded(tmp_path, monkeyp
     for more in ("modeling.py", "pytorch_model.bin", "original/model.safetensors"):
         (there / more).write_bytes(b"?")
 
-    def snapshot_download(repository, *, allow_patterns, ignore_patterns):
-        assert repository == "owner/gpt2"
+    def snapshot_download(
+        repository, *, allow_patterns, ignore_patterns, revision, local_files_only
+    ):
+        assert repository == "owner/gpt2" and revision is None and not local_files_only
         for file in sorted(there.rglob("*")):
             path = file.relative_to(there).as_posix()
             fits = [any(fnmatch(path, p) for p in ps) for ps in (allow_patterns, ignore_patterns)]
@@ -96,9 +98,10 @@ def test_a_name_is_a_repository_whose_own_files_are_downloaded(tmp_path, monkeyp
                 (here / path).write_bytes(file.read_bytes())
         return str(here)
 
-    client = SimpleNamespace(snapshot_download=snapshot_download)
+    errors = SimpleNamespace(LocalEntryNotFoundError=FileNotFoundError)
+    client = SimpleNamespace(snapshot_download=snapshot_download, errors=errors)
     monkeypatch.setitem(sys.modules, "huggingface_hub", client)
-    _, params, *_ = load("owner/gpt2")
+    _, params, *_ = load("owner/gpt2", download=True)
     assert {file.name for file in here.iterdir()} == {"config.json", "model.safetensors"}
     jax.tree.map(np.testing.assert_array_equal, params, wanted)
 
