@@ -1,11 +1,14 @@
 """Greedy replies to chats, of families with their forms of tokenizer and template, as published."""
 
 import json
+import re
 from os.path import commonprefix
 
+import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.pages import ROOT
 from tests.pretrained.template_forms import ENDS, TEMPLATES
 from tests.pretrained.test_loading import SIZES, published
 from tests.pretrained.tokenizer_forms import write_form
@@ -61,3 +64,32 @@ def test_a_reply_is_that_of_transformers(family, tmp_path, monkeypatch):
 def test_all_families_are_tried():
     assert {family.partition(" ")[0] for family in FAMILIES} == set(ENDS)
     assert len(FAMILIES) == len(ENDS) + 1
+
+
+CHAT = [
+    {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The first."},
+    {"role": "user", "content": "More"}, {"role": "assistant", "content": "The second."},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_guide_trains_on_replies_alone(family, tmp_path):
+    """guide/own_text.md divides the ids of a chat into a prompt and a reply with its end."""
+    pytest.importorskip("tokenizers", reason="reads the tokenizer")
+    pytest.importorskip("jinja2", reason="renders the template")
+    _, kind, post = FAMILIES[family]
+    template = family.partition(" ")[0]
+    special = {"additional_special_tokens": [ENDS[template], "<|im_start|>", "<|start|>"]}
+    write_form(tmp_path, kind, post, chat_template=TEMPLATES[template], **special)
+    words = jn.pretrained.tokenizer(tmp_path)
+    page = (ROOT / "guide" / "own_text.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^def coded\(.*?\n\n\n", page, re.M | re.S)
+    names = {"np": np, "tokenizer": words}
+    exec(code, names)
+    rows = [*names["coded"](CHAT)]
+    assert len(rows) == 2
+    for count, (ids, counted) in enumerate(rows, start=1):
+        before = CHAT[: 2 * count - 1]
+        assert ids[~counted].tolist() == words.chat(before).tolist()
+        assert words.decode(ids[counted]).strip().endswith(CHAT[2 * count - 1]["content"])
+        assert ids[-1] == words._id(ENDS[template])
