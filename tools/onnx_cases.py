@@ -451,7 +451,7 @@ def non_max_suppression(a, boxes, scores, most=0, iou=0.0, score=-np.inf):
                 jnp.asarray(scores[n, c]),
                 iou=float(np.ravel(iou)[0]),
                 score=float(np.ravel(score)[0]),
-                most=int(np.ravel(most)[0]),
+                max_outputs=int(np.ravel(most)[0]),
             )
             index, kept = map(np.asarray, result)
             found += [(n, c, int(i)) for i in index[kept]]
