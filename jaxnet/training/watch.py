@@ -240,7 +240,7 @@ class explain_reuse(ContextDecorator):
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         if error is not None and "has been deleted" in str(error):
-            give(error, recover(getattr(sys, "last_value", None)))
+            self._offer(error)
         explain_spent(error)
         explain_memory(error)
         if error and ("Gloo" in str(error) or "NCCL" in str(error)):
@@ -254,3 +254,12 @@ class explain_reuse(ContextDecorator):
                 f"one array is in two places of the train_state: {', '.join(twice[:3])}. Copy one "
                 "of them, as in train_state._replace(params=jax.tree.map(jnp.copy, params))"
             )
+
+    def _offer(self, error: BaseException) -> None:
+        """Give an error the newest train_state of the same net that the last error has left."""
+        last = getattr(sys, "last_value", None)
+        if last is None or self.train_state is None:
+            return
+        newest = recover(last)
+        if jax.tree.map(np.shape, newest) == jax.tree.map(np.shape, self.train_state):
+            give(error, newest)

@@ -234,6 +234,18 @@ def test_a_used_up_train_state_is_told_with_the_newest(trainer, train_state, mon
     assert int(jn.training.recover(told.value).step) == 3
 
 
+def test_the_train_state_of_another_net_is_not_offered(trainer, train_state, monkeypatch):
+    _, another = started(jn.serial(jn.dense(5), jn.dense(2)), DATA, optax.squared_error)
+    error = KeyboardInterrupt()
+    error.train_state = another
+    monkeypatch.setattr(sys, "last_value", error, raising=False)
+    trainer.step(train_state, DATA)
+    with pytest.raises((RuntimeError, ValueError)) as told:
+        trainer.step(train_state, DATA)
+    assert not interrupts.is_spent(another)
+    assert "both are lost" in "".join(told.value.__notes__)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM, signal.SIGUSR1, signal.SIGTERM])
 def test_a_handler_that_raises_loses_no_train_state(number, trainer, train_state):
     """For example a limit of time, and an exit on SIGTERM."""
