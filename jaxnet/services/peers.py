@@ -12,6 +12,7 @@ import atexit
 import functools
 import os
 import sys
+import time
 import zlib
 from _thread import start_new_thread
 from collections import deque
@@ -279,14 +280,15 @@ def _leave(line: Mesh) -> None:
 
 def _end(seconds: float) -> None:
     """End this process after some seconds, in which the others did not end."""
-    if _first(SimpleQueue(), min(seconds, SAID)) is None and seconds > SAID:
+    time.sleep(min(seconds, SAID))
+    if seconds > SAID:
         print(
             f"jaxnet: process {jax.process_index()} has ended its work, and waits for the others, "
             f"as JAX does for up to {seconds} seconds",
             file=sys.stderr,
             flush=True,
         )
-        _first(SimpleQueue(), seconds - SAID)
+        time.sleep(seconds - SAID)
     print(
         f"jaxnet: process {jax.process_index()} ends, since others wait for it or did not end "
         f"within {seconds} seconds",

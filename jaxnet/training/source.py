@@ -290,12 +290,11 @@ class Batches:
             seen.append(results)
             bar.update(1)
             pace.stopped = preemption.stops()
-        if batch is not placement.STOPPED:
-            state = None
-        elif not seen:
-            pace.stopped = True
+        stopped = batch is placement.STOPPED
+        pace.stopped = pace.stopped or stopped
+        if stopped and not seen:
             return train_state, None, position
-        pace.stopped = pace.stopped or batch is placement.STOPPED
+        state = state if stopped else None
         position = self._moved(position, len(seen), batch is placement.END, state)
         totals = _summed(jax.device_get(seen)) if seen else None
         return train_state, totals, position
