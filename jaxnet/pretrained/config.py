@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from jaxnet import Layer, spec
 from jaxnet.services.checks import check_type
-from jaxnet.services.files import file_path, is_folder, readable
-from jaxnet.services.json_text import parse_json
+from jaxnet.services.files import file_path, is_folder
+from jaxnet.services.json_text import read_object
 
 
 def _quick_gelu(x: jax.Array) -> jax.Array:
@@ -184,14 +184,8 @@ def _contents(who: str, config: Any) -> tuple[str, Mapping[str, Any]]:
     where = who
     if isinstance(config, str | Path):
         path = file_path(who, config, "config")
-        path = readable(who, path / "config.json" if is_folder(who, path) else path)
-        where = f"{who}: {path}"
-        try:
-            config = parse_json(path.read_bytes())
-        except ValueError as error:  # also text that is not UTF-8
-            raise ValueError(f"{where} is not JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise ValueError(f"{where} must hold an object, got {type(config).__name__}")
+        path = path / "config.json" if is_folder(who, path) else path
+        where, config = f"{who}: {path}", read_object(who, path)
     check_type(who, "config", config, Mapping, "the path of a config.json or its contents")
     return where, config
 

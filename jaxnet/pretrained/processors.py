@@ -12,8 +12,8 @@ from jaxnet.pretrained.config import is_positive
 from jaxnet.pretrained.pictures import FILTERS, Pictures
 from jaxnet.pretrained.sounds import Sounds
 from jaxnet.pretrained.source import place_of
-from jaxnet.services.files import readable
-from jaxnet.services.json_text import parse_json
+from jaxnet.services.files import exists
+from jaxnet.services.json_text import read_object
 
 WHO = "processor"
 SETTINGS, TOGETHER = "preprocessor_config.json", "processor_config.json"
@@ -153,28 +153,16 @@ def _is_number(value: Any) -> bool:
 def _settings(folder: Path) -> _Settings:
     """Return the settings in the folder of a model."""
     together, alone = folder / TOGETHER, folder / SETTINGS
-    for name in PARTS if together.exists() else ():
-        entries = _object(together).get(name)
+    for name in PARTS if exists(WHO, together) else ():
+        entries = read_object(WHO, together).get(name)
         if entries is not None:
             return _of_kind(f"{WHO}: {together}: {name}", folder, entries)
-    if not alone.exists():
+    if not exists(WHO, alone):
         raise FileNotFoundError(
             f"{WHO}: {folder} has no settings for pictures or sound: there is no {SETTINGS}, and "
             f"no {TOGETHER} with {' or '.join(PARTS)}"
         )
-    return _of_kind(f"{WHO}: {alone}", folder, _object(alone))
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """Return the object in a file of JSON."""
-    path = readable(WHO, path)
-    try:
-        value = parse_json(path.read_bytes())
-    except ValueError as error:  # also text that is not UTF-8
-        raise ValueError(f"{WHO}: {path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{WHO}: {path} must hold an object, got {type(value).__name__}")
-    return value
+    return _of_kind(f"{WHO}: {alone}", folder, read_object(WHO, alone))
 
 
 def _of_kind(where: str, folder: Path, entries: Any) -> _Settings:
@@ -182,8 +170,8 @@ def _of_kind(where: str, folder: Path, entries: Any) -> _Settings:
     if not isinstance(entries, dict):
         raise ValueError(f"{where} must be an object, got {type(entries).__name__}")
     named = entries.get("image_processor_type") or entries.get("feature_extractor_type")
-    if named is None and (folder / "config.json").exists():
-        named = BY_MODEL.get(str(_object(folder / "config.json").get("model_type")))
+    if named is None and exists(WHO, folder / "config.json"):
+        named = BY_MODEL.get(str(read_object(WHO, folder / "config.json").get("model_type")))
     kind = str(named).removesuffix("Fast").removesuffix("Pil")
     if kind != "WhisperFeatureExtractor":  # older files name all classes so
         kind = kind.replace("FeatureExtractor", "ImageProcessor")

@@ -1,7 +1,10 @@
 """JSON from files, which may be anything."""
 
 import json
+from pathlib import Path
 from typing import Any
+
+from jaxnet.services.files import readable
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -25,3 +28,24 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
+
+
+def read_object(who: str, path: Path) -> dict[str, Any]:
+    """Return the object in a file of JSON.
+
+    Args:
+      who: Name of the function, for messages.
+      path: Path of the file.
+
+    Raises:
+      OSError: If the file cannot be read.
+      ValueError: If it is not JSON, or holds something else.
+    """
+    path = readable(who, path)
+    try:
+        value = parse_json(path.read_bytes())
+    except ValueError as error:  # also text that is not UTF-8
+        raise ValueError(f"{who}: {path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{who}: {path} must hold an object, got {type(value).__name__}")
+    return value
