@@ -14,8 +14,6 @@ MAGIC = b"GGUF"
 VERSIONS = 2, 3
 ALIGNMENT = 32  # bytes, unless the file says otherwise
 STRING, ARRAY = 8, 9
-# Bytes of each type of a value.
-SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 # How values are read: of a byte, of one or no, of integers and of floats.
 FORMS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8",
@@ -68,12 +66,7 @@ def read_header(path: Path) -> Header:
         file.seek(0)
         cursor = _Cursor(file, size)
         count, entries = cursor.beginning()
-        alignment = ALIGNMENT
-        for _ in range(entries):
-            name = cursor.text()
-            value = cursor.value(cursor.number("<I"))
-            if name == "general.alignment":
-                alignment = value
+        alignment = cursor.entries(entries).get("general.alignment", ALIGNMENT)
         weights = [cursor.weights() for _ in range(cursor.counted(count, "weights"))]
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"its alignment must be a power of two, got {alignment!r}")
@@ -97,13 +90,7 @@ def read_entries(path: Path) -> dict[str, Any]:
         file.seek(0)
         cursor = _Cursor(file, size)
         _, count = cursor.beginning()
-        found: dict[str, Any] = {}
-        for _ in range(count):
-            name = cursor.text()
-            if name in found:
-                raise ValueError(f"it has the entry {name!r:.60} twice")
-            found[name] = cursor.content(cursor.number("<I"))
-    return found
+        return cursor.entries(count)
 
 
 def check_places(header: Header, sizes: dict[str, int], end: int) -> None:
@@ -145,12 +132,6 @@ class _Cursor:
         self.at += count
         return self.file.read(count)
 
-    def skip(self, count: int) -> None:
-        if count > self.size - self.at:
-            raise ValueError(f"it ends at byte {self.size}, and {count} more are announced")
-        self.at += count
-        self.file.seek(self.at)
-
     def number(self, form: str) -> int:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
@@ -172,19 +153,15 @@ class _Cursor:
     def text(self) -> str:
         return self.take(self.number("<Q")).decode("utf-8", errors="replace")
 
-    def value(self, kind: int) -> int | None:
-        """Pass a value, and return it if it is a number of 32 bits."""
-        if kind == STRING:
-            self.skip(self.number("<Q"))
-        elif kind == ARRAY:
-            self.array()
-        elif kind not in SIZES:
-            raise ValueError(f"a value has the type {kind}, which is not known")
-        elif kind == 4:
-            return self.number("<I")
-        else:
-            self.skip(SIZES[kind])
-        return None
+    def entries(self, count: int) -> dict[str, Any]:
+        """Return the entries of a file by name."""
+        found: dict[str, Any] = {}
+        for _ in range(count):
+            name = self.text()
+            if name in found:
+                raise ValueError(f"it has the entry {name!r:.60} twice")
+            found[name] = self.content(self.number("<I"))
+        return found
 
     def content(self, kind: int) -> Any:
         """Return a value."""
@@ -200,17 +177,8 @@ class _Cursor:
     def numbers(self, kind: int, count: int) -> list[Any]:
         if kind not in FORMS:
             raise ValueError(f"a value has the type {kind}, which is not known")
-        return np.frombuffer(self.take(count * SIZES[kind]), FORMS[kind]).tolist()
-
-    def array(self) -> None:
-        kind, count = self.number("<I"), self.number("<Q")
-        if kind in SIZES:
-            self.skip(count * SIZES[kind])
-            return
-        if kind != STRING:
-            raise ValueError(f"an array has entries of the type {kind}, which is not known")
-        for _ in range(self.counted(count, "texts")):
-            self.skip(self.number("<Q"))
+        form = np.dtype(FORMS[kind])
+        return np.frombuffer(self.take(count * form.itemsize), form).tolist()
 
     def weights(self) -> Weights:
         name, axes = self.text(), self.number("<I")

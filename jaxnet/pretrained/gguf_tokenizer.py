@@ -1,7 +1,6 @@
 """The tokenizer in a file of llama.cpp."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxnet.pretrained.gguf_pairs import DIVISIONS, SPACE, Division, byte_pairs,
 from jaxnet.pretrained.words import Words
 from jaxnet.services.checks import is_integer
 from jaxnet.services.files import readable
+from jaxnet.services.warn import warn
 
 # Names of special tokens -> their names in a file of llama.cpp.
 ROLES = {
@@ -186,10 +186,9 @@ def _division(listed: Listed) -> Division:
     """Return how a text is divided before pairs of bytes are joined."""
     name = listed.fields.get("tokenizer.ggml.pre")
     if name is None:
-        warnings.warn(
+        warn(
             f"{listed.where} does not say how its tokenizer divides texts. It is read as llama.cpp "
-            "reads it, which may give other ids than the model was trained with.",
-            stacklevel=2,
+            "reads it, which may give other ids than the model was trained with"
         )
         name = "default"
     if name not in DIVISIONS:

@@ -83,10 +83,7 @@ class Tokenizer:
           TypeError: If `text` is not a str.
           ValueError: If `text` has half of a surrogate pair.
         """
-        check_text("encode", "text", text)
-        with self._errors("encode"):
-            found = self._library.encode(text, add_special_tokens=False).ids
-        return np.array(found, np.int32)
+        return self._ids("encode", "text", text)
 
     def decode(self, ids: Any) -> str:
         """Return the text of ids (length,), without special tokens.
@@ -116,11 +113,7 @@ class Tokenizer:
           ValueError: If the model has no chat template, or the template refuses the messages.
         """
         check_options("chat", reply=reply)
-        text = self.chat_text(messages, reply)
-        check_text("chat", "the text of the template", text)
-        with self._errors("chat"):
-            found = self._library.encode(text, add_special_tokens=False).ids
-        return np.array(found, np.int32)
+        return self._ids("chat", "the text of the template", self.chat_text(messages, reply))
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -197,6 +190,13 @@ class Tokenizer:
     def _byte_ids(self) -> frozenset[int]:
         found = (self._id(f"<0x{byte:02X}>") for byte in range(256))
         return frozenset(id_ for id_ in found if id_ is not None)
+
+    def _ids(self, who: str, what: str, text: str) -> np.ndarray:
+        """Return the ids of a text, without the tokens that begin or end texts."""
+        check_text(who, what, text)
+        with self._errors(who):
+            found = self._library.encode(text, add_special_tokens=False).ids
+        return np.array(found, np.int32)
 
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self._library.token_to_id(token)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxnet.pretrained.gguf import reading
 from jaxnet.pretrained.gguf_tokenizer import read_gguf_words
 from jaxnet.pretrained.words import Words
@@ -285,8 +287,6 @@ def _check_charsmap(where: str, encoded: Any) -> None:
 
 def _check_tree(where: str, tree: bytes, letters: int) -> None:
     """Raise if a place in the tree is outside of the tree, or a text outside of the texts."""
-    import numpy as np
-
     units = np.frombuffer(tree, "<u4").astype(np.int64)
     leaf = units >> 31 == 1
     if (units[leaf] & 0x7FFFFFFF).max(initial=0) >= max(letters, 1):
