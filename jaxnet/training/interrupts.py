@@ -9,11 +9,9 @@ step, or soon after if none follows.
 import signal
 import sys
 import threading
-import time
 from _signal import getsignal  # those of `signal` make enums, which takes 5 to 16 microseconds
 from _signal import signal as handle
 from collections.abc import Callable
-from itertools import repeat
 from threading import get_ident
 from typing import Any
 
@@ -23,7 +21,9 @@ from jaxnet.services.checks import is_traced
 from jaxnet.services.trees import PyTree
 
 LATE = 0.02  # seconds after which a noted signal is sent again
-LOOK = 1.0  # seconds after which new handlers are looked for
+# As plain integers, since those of `signal` are enums.
+OTHERS = [int(number) for number in signal.valid_signals() - {signal.SIGINT}]
+LOOK = 32  # steps after which new handlers are looked for
 KEPT = (
     "the train_state of step {step} is not lost; write train_state = jn.training.recover(error), "
     "or, in a notebook, train_state = jn.training.recover()"
@@ -33,22 +33,22 @@ _noted: dict[int, object] = {}  # signals that are to be sent again
 
 
 class Handled:
-    """The signals that have a handler in Python, which may raise."""
+    """The other signals that have a handler in Python, which may raise."""
 
     def __init__(self) -> None:
         self._numbers: tuple[int, ...] = ()
-        self._until = 0.0
+        self.calls = 0
 
-    def numbers(self) -> tuple[int, ...]:
-        """Return the numbers of these signals, as they were at most a second ago.
+    def others(self) -> tuple[int, ...]:
+        """Return the numbers of these signals, as they were at one of the last calls.
 
         Example:
-          >>> signal.SIGKILL in Handled().numbers()
+          >>> signal.SIGINT in Handled().others()
           False
         """
-        if time.monotonic() >= self._until:
-            self._numbers = tuple(n for n in signal.valid_signals() if callable(getsignal(n)))
-            self._until = time.monotonic() + LOOK
+        if self.calls % LOOK == 0:
+            self._numbers = tuple([number for number in OTHERS if callable(getsignal(number))])
+        self.calls += 1
         return self._numbers
 
 
@@ -67,11 +67,13 @@ def uninterrupted(step: Callable[[Any, PyTree], Any], train_state: Any, batch: P
       >>> uninterrupted(lambda train_state, batch: train_state + batch, 1, 2)
       3
     """
-    if get_ident() != _MAIN or not (numbers := _handled.numbers()):
+    if get_ident() != _MAIN:
         return step(train_state, batch)
     if _noted:
         _send_all(train_state)
-    handlers = [*map(getsignal, numbers)]
+    # Ctrl-C alone, the usual case, takes half as long as the signals in one loop.
+    handles_ctrl_c = callable(on_ctrl_c := getsignal(signal.SIGINT))
+    handlers = tuple(map(getsignal, others)) if (others := _handled.others()) else ()
 
     def note(number, frame):  # annotations would be evaluated at each step
         at = frame
@@ -84,7 +86,8 @@ def uninterrupted(step: Callable[[Any, PyTree], Any], train_state: Any, batch: P
             _send_later(number)
             return
         try:
-            handlers[numbers.index(number)](number, frame)
+            handler = on_ctrl_c if number == signal.SIGINT else handlers[others.index(number)]
+            handler(number, frame)
         except Exception as error:
             if at is None:
                 raise
@@ -95,10 +98,16 @@ def uninterrupted(step: Callable[[Any, PyTree], Any], train_state: Any, batch: P
             raise
 
     try:
-        (*_,) = map(handle, numbers, repeat(note))
+        if handles_ctrl_c:
+            handle(signal.SIGINT, note)
+        for number in others:
+            handle(number, note)
         return step(train_state, batch)
     finally:  # Python looks for signals after every call, but not after unpacking
-        (*_,) = map(handle, numbers, handlers)
+        if others:
+            (*_,) = map(handle, others, handlers)
+        if handles_ctrl_c:
+            (_,) = map(handle, (signal.SIGINT,), (on_ctrl_c,))
 
 
 def recover(error: BaseException | None = None) -> Any:
