@@ -95,6 +95,7 @@ def work(train_state, data):
             spent[now] = spent.get(now, 0) + cost["flops"]
             return program(*args)
 
+        call.lower = program.lower
         return call
 
     trainer, _ = fresh()
