@@ -57,6 +57,7 @@ from jaxnet.ops.attention import Segments as Segments
 from jaxnet.ops.product import product as product
 from jaxnet.ops.product import rows as rows
 from jaxnet.rewriting.accelerate import accelerate as accelerate
+from jaxnet.rewriting.inference import optimize_for_inference as optimize_for_inference
 from jaxnet.services.extras import version as _version
 from jaxnet.services.table import Table as Table
 from jaxnet.training.alternate import alternate as alternate

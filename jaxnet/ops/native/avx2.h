@@ -19,5 +19,6 @@
 #define STORE_FIRST(to, value, left) _mm256_maskstore_ps(to, FIRST(left), (__m256)(value))
 #define PERMUTE(x, places) (VEC) _mm256_permutevar8x32_ps((__m256)(x), (__m256i)(places))
 #define MAXIMUM(a, b) _mm256_max_ps((__m256)(a), (__m256)(b))
+#define MINIMUM(a, b) _mm256_min_ps((__m256)(a), (__m256)(b))
 #define HALVES(from) (VEC) _mm256_cvtph_ps(_mm_loadu_si128((const void *)(from)))
 #include "vectors.h"

@@ -19,6 +19,7 @@
   _mm512_mask_storeu_ps(to, (__mmask16)((1u << (left)) - 1), (__m512)(value))
 #define PERMUTE(x, places) (VEC) _mm512_permutexvar_ps((__m512i)(places), (__m512)(x))
 #define MAXIMUM(a, b) _mm512_max_ps((__m512)(a), (__m512)(b))
+#define MINIMUM(a, b) _mm512_min_ps((__m512)(a), (__m512)(b))
 #define HALVES(from) (VEC) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(from)))
 /* Sums are rounded to nearest as in float32, but numbers below 2**-126, and sums below, count as 0.
  * In assembly, since tables of functions for the whole of AVX-512 hold it. */

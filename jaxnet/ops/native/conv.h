@@ -16,6 +16,8 @@
 #include "rows.h"
 #include "levels.h"
 
+enum { MOST_EACH = 12 }; /* pixels of a tile of `sum_each` */
+
 /* Whether n floats or, with `half`, words are. */
 static int all_finite(int half, const float *x, int64_t n) {
   int32_t found = 0, low = half ? 0x7f80 : -1;
@@ -30,53 +32,138 @@ static int all_finite(int half, const float *x, int64_t n) {
 /* How many output rows to compute before the next block of features, so that their inputs stay in
  * the first cache, or in the second where a block's weights fill the first. */
 static int64_t rows_at_once(const Job *j, int64_t weights, int64_t row) {
+  if (j->finish && j->merge.each) { /* a vector of the rows in the first cache, and all of them in the second */
+    int64_t first = 24576 / (j->read.columns * j->kernels->lanes * 4), second = 393216 / (4 * row);
+    int64_t most = (MIN(first, second) - j->h.window * j->h.dilation) / j->h.step;
+    return divide_up(j->h.out, most < 1 ? j->h.out : divide_up(j->h.out, most));
+  }
   int64_t budget = weights > 262144 ? 262144 : weights > 16384 ? 131072 : 24576;
   int64_t most = (budget / (4 * row) - j->h.window * j->h.dilation) * j->h.gaps / j->h.step;
   int64_t blocks = most < 1 ? j->h.out : (j->h.out + most - 1) / most;
   return (j->h.out + blocks - 1) / blocks;
 }
 
-/* The rows that position p of a plane of the result meets, and their weights of a block of features,
- * `width` of them; returns how many rows. */
-static int64_t find_operands(const Job *j, Rows *rows, int64_t plane, int64_t p, const float *packed,
-                             int64_t width, const float **x, const float **w) {
-  const Axis *z = &j->z, *h = &j->h;
-  int64_t found = 0, weights = j->w.window * j->depth * width;
-  for (int64_t k = 0; k < z->window * h->window; k++) {
-    int64_t frame = meet(z, plane % z->out, k / h->window), at = meet(h, p, k % h->window);
-    if (MIN(frame, at) < (j->finite ? 0 : -1)) continue;
-    x[found] = row_of(rows, plane / z->out, frame, at);
-    w[found++] = packed + k * weights;
-  }
-  return found;
+/* What some rows of the result meet: `count` rows of what is read, and their places in the window, for
+ * each at most `lines`. */
+typedef struct {
+  int64_t lines, *count, *line;
+  const float **x;
+} Operands;
+
+static int open_operands(Operands *o, int64_t rows, int64_t lines) {
+  o->lines = lines;
+  o->x = zeros(rows * lines, sizeof(float *));
+  o->count = zeros(rows * (lines + 1), sizeof(int64_t));
+  o->line = o->count + rows;
+  return o->x && o->count;
 }
 
-/* A row of the result, for features from d on: `s` has its operands, and `w` their weights. */
-static void sum_row(const Job *j, Sum *s, const float *const *w, const float **of_class, int64_t d,
-                    int vectors, float *result) {
+static void close_operands(Operands *o) {
+  free(o->x);
+  free(o->count);
+}
+
+/* Finds those of positions `top` to `end` of a plane of the result. */
+static void find_operands(const Job *j, Rows *rows, int64_t plane, int64_t top, int64_t end, Operands *o) {
+  const Axis *z = &j->z, *h = &j->h;
+  for (int64_t p = top; p < end; p++) {
+    int64_t found = 0, at = (p - top) * o->lines;
+    for (int64_t k = 0; k < o->lines; k++) {
+      int64_t frame = meet(z, plane % z->out, k / h->window), row = meet(h, p, k % h->window);
+      if (MIN(frame, row) < (j->finite ? 0 : -1)) continue;
+      o->x[at + found] = row_of(rows, plane / z->out, frame, row);
+      o->line[at + found++] = k;
+    }
+    o->count[p - top] = found;
+  }
+}
+
+/* Features of the result that are computed together, from d on. */
+typedef struct {
+  int64_t d, width;
+  int vectors;
+  const float *packed; /* their weights */
+  const float **of_class;
+} Features;
+
+static void finish_tile(const Job *j, const Sum *s, float *to, int64_t count, const Features *b) {
+  if (s->finish && s->finish->activate)
+    s->finish->activate(to, count, s->result, MIN(b->width, j->D - b->d));
+}
+
+/* The weights of a tap of each line that a row of the result meets. */
+static void find_weights(const Job *j, const Features *b, const Operands *o, int64_t row, int64_t tap) {
+  for (int64_t r = 0; r < o->count[row]; r++) {
+    int64_t place = o->line[row * o->lines + r] * j->w.window + tap;
+    b->of_class[r] = b->packed + place * j->depth * b->width;
+  }
+}
+
+/* A row of the result, for a block of features. */
+static void sum_row(const Job *j, Sum *s, const Operands *o, int64_t row, const Features *b, float *result) {
   const Pattern *p = &j->pattern;
   const Kernels *k = j->kernels;
-  SumTile *const(*tiles)[29] = j->half ? k->tiles->sum_half : k->tiles->sum;
-  int64_t weights = j->depth * vectors * k->lanes, feature = j->merge.each ? d : 0;
-  s->w = of_class;
-  s->tap_w = p->tap * weights;
+  SumTile *const(*sum)[29] = j->half ? k->tiles->sum_half : k->tiles->sum;
+  SumTile *const *tile = j->merge.each ? k->tiles->sum_each : sum[b->vectors - 1];
+  int64_t most = j->merge.each ? MOST_EACH : k->most / b->vectors, feature = j->merge.each ? b->d : 0;
+  int fetches = s->finish && j->read.direct && j->window == 1 && b->d == 0;
+  s->x = o->x + row * o->lines;
+  s->w = b->of_class;
+  s->rows = o->count[row];
+  s->tap_w = p->tap * j->depth * b->width;
   for (int64_t i = 0; i < p->classes; i++) {
     const Class *c = p->class + i;
-    for (int64_t r = 0; r < s->rows; r++) of_class[r] = w[r] + c->tap * weights;
+    find_weights(j, b, o, row, c->tap);
     s->taps = p->joined && c->taps ? 1 : c->taps;
     s->run = p->joined ? c->taps * j->depth : j->depth;
-    int count = c->tile[vectors - 1];
-    SumTile *tile = j->merge.each ? k->tiles->sum_each[count] : tiles[vectors - 1][count];
-    for (int64_t t = 0; t < c->count; t += count) {
-      int64_t at = MIN(t, c->count - count); /* the last tile overlaps the one before it */
+    int64_t first = j->read.cropped ? j->read.first : 0;
+    int64_t columns = j->read.cropped ? j->read.last - first : c->count, tiles = divide_up(columns, most);
+    for (int64_t t = 0; t < tiles; t++) { /* of almost equal size */
+      int64_t at = first + columns * t / tiles, next = first + columns * (t + 1) / tiles, count = next - at;
       float *to = after(j->half, result, i * j->D * j->groups + at * s->result);
-      tile(s, c->start * j->C + at * s->pixel + feature, to, j->D - d);
+      if (fetches)
+        fetch(s->x[0] + c->start * j->C + next * s->pixel, s->pixel, MIN(count, columns - next), j->C);
+      tile[count](s, c->start * j->C + at * s->pixel + feature, to, j->D - b->d);
+      finish_tile(j, s, to, count, b);
     }
   }
 }
 
-/* The value, or the gradient of the input: rows first to last of all images of a net and group. */
-static int sums(Job *j, int64_t net, int64_t group, int64_t first, int64_t last) {
+/* How many rows of the result from one on, at most `most`, meet all lines of the window. */
+static int64_t whole_rows(const Operands *o, int64_t row, int64_t most) {
+  int64_t count = 0;
+  while (count < most && o->count[row + count] == o->lines) count++;
+  return count;
+}
+
+/* The columns at the border of some rows of the result, where taps are left out: a column of several rows
+ * at once, where these meet all lines of the window. */
+static void sum_border(const Job *j, const Sum *s, const Operands *o, int64_t rows, const Features *b,
+                       float *result) {
+  const Axis *w = &j->w;
+  int64_t line = w->out * j->D;
+  Sum few = *s;
+  few.w = b->of_class, few.run = 1, few.tap_w = b->width;
+  few.pixel = j->h.step * w->in * j->C, few.result = line;
+  for (int64_t t = 0; t < w->out; t++) {
+    if (t == j->read.first) t = j->read.last;
+    if (t >= w->out) break;
+    int64_t from = t * w->step + w->offset, tap = from < 0 ? divide_up(-from, w->dilation) : 0;
+    few.taps = MAX(0, MIN(w->window, divide_up(w->in - from, w->dilation)) - tap);
+    for (int64_t row = 0, count; row < rows; row += count) {
+      count = MAX(1, whole_rows(o, row, MIN(MOST_EACH, rows - row)));
+      few.rows = o->count[row], few.x = o->x + row * o->lines;
+      find_weights(j, b, o, row, tap);
+      float *to = result + row * line + t * j->D;
+      j->kernels->tiles->sum_each[count](&few, (from + tap * w->dilation) * j->C + b->d, to, j->D - b->d);
+      finish_tile(j, &few, to, count, b);
+    }
+  }
+}
+
+/* The value, or the gradient of the input: rows first to last of all images of a net and group, and
+ * features d0 to d1, in whole vectors. */
+static int sums(Job *j, int64_t net, int64_t group, int64_t first, int64_t last, int64_t d0, int64_t d1) {
   const Axis *h = &j->h, *w = &j->w;
   int64_t lanes = j->kernels->lanes, stride = j->D * j->groups;
   int64_t weights = j->window * j->depth, lines = j->z.window * h->window;
@@ -85,30 +172,33 @@ static int sums(Job *j, int64_t net, int64_t group, int64_t first, int64_t last)
                                  j->read.columns * j->C * frames_at_once(j));
   int64_t needed = (at_once * h->step + h->window * h->dilation) / h->gaps + 2;
   Rows rows;
-  const float **x = zeros(3 * lines, sizeof(float *)), **of_class = x + lines, **of_rows = x + 2 * lines;
+  Operands o;
+  const float **of_class = zeros(lines, sizeof(float *));
   Sum s = {
-    .x = x, .tap_x = j->pattern.tap_x, .pixel = j->pattern.period * w->step / w->gaps * j->C,
-    .result = j->pattern.period * stride,
+    .tap_x = j->pattern.tap_x, .pixel = j->pattern.period * w->step / w->gaps * j->C,
+    .result = j->pattern.period * stride, .finish = j->finish,
   };
-  int ok = open_rows(&rows, j, net, group, needed) && x;
+  int ok = open_rows(&rows, j, net, group, needed) & open_operands(&o, at_once, lines) && of_class;
   for (int64_t block = first; ok && block < last;) {
     int64_t plane = block / h->out, top = block % h->out;
     int64_t end = MIN(MIN(top + at_once, h->out), top + last - block);
-    for (int64_t d = 0; d < j->D_padded;) {
-      int vectors = !j->merge.each && j->D_padded - d >= 2 * lanes ? 2 : 1;
-      int64_t width = vectors * lanes;
-      for (int64_t p = top; p < end; p++) {
-        int64_t row = ((net * j->planes + plane) * h->out + p) * w->out;
-        s.rows = find_operands(j, &rows, plane, p, packed + weights * d, width, x, of_rows);
-        float *result = after(j->half, j->out, row * stride + group * j->D + d);
-        sum_row(j, &s, of_rows, of_class, d, vectors, result);
-      }
-      d += width;
+    find_operands(j, &rows, plane, top, end, &o);
+    for (int64_t d = d0; d < d1;) {
+      int vectors = !j->merge.each && d1 - d >= 2 * lanes ? 2 : 1;
+      Features b = {d, vectors * lanes, vectors, packed + weights * d, of_class};
+      if (s.finish) s.bias = s.finish->bias + group * j->D + d;
+      int64_t row = ((net * j->planes + plane) * h->out + top) * w->out;
+      float *result = after(j->half, j->out, row * stride + group * j->D + d);
+      for (int64_t p = 0; p < end - top; p++)
+        sum_row(j, &s, &o, p, &b, after(j->half, result, p * w->out * stride));
+      if (j->read.cropped) sum_border(j, &s, &o, end - top, &b, result);
+      d += b.width;
     }
     block += end - top;
   }
   close_rows(&rows);
-  free(x);
+  close_operands(&o);
+  free(of_class);
   return ok;
 }
 
@@ -335,7 +425,10 @@ static int convolve(Work *work, int64_t chunk) {
   int64_t part = chunk % parts, block = chunk / parts % blocks, pair = chunk / (parts * blocks);
   int64_t net = pair / j->groups, group = pair % j->groups;
   int64_t first = rows * part / parts, last = rows * (part + 1) / parts;
-  if (j->kind != KERNEL) return sums(j, net, group, first, last);
+  if (j->kind != KERNEL) {
+    int64_t d0 = block * j->split.block;
+    return sums(j, net, group, first, last, d0, MIN(d0 + j->split.block, j->D_padded));
+  }
   int64_t weights = j->window * j->depth, stride = j->D * j->groups;
   float *to = j->out + net * weights * stride + group * j->D + block * j->split.block;
   if (j->scratch) to = j->scratch + chunk * weights * j->split.block;
@@ -346,7 +439,7 @@ static void free_job(Work *work) {
   Job *j = (Job *)work;
   free(j->pattern.class);
   free(j->merge.spread);
-  free_vectors(j->scratch);
+  if (!j->finish) free_vectors(j->scratch);
   free(j);
 }
 
@@ -372,6 +465,15 @@ static int64_t divisor(int64_t a, int64_t b) { return b ? divisor(b, a % b) : a;
 /* a / b, rounded down. */
 static int64_t down(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
+/* Finds the columns of the result whose taps are all inside. */
+static void crop_columns(Job *j) {
+  const Axis *w = &j->w;
+  int64_t room = w->in - 1 - w->offset - (w->window - 1) * w->dilation;
+  j->read.cropped = 1;
+  j->read.first = w->offset < 0 ? MIN(divide_up(-w->offset, w->step), w->out) : 0;
+  j->read.last = MAX(j->read.first, room < 0 ? 0 : MIN(w->out, room / w->step + 1));
+}
+
 /* The columns of a row that are read; 0 if their numbers are too large. */
 static int plan_read(Job *j) {
   const Axis *w = &j->w;
@@ -381,14 +483,17 @@ static int plan_read(Job *j) {
   if (j->merge.each && j->D != j->D_padded) direct = 0; /* whole vectors reach over the end */
   if (j->half && (j->kind == KERNEL || j->halves % 2)) direct = 0; /* words have to be made */
   int single = j->half && j->kind == KERNEL && w->out % 2; /* a column without a neighbor */
+  int crop = j->finish && !direct && j->merge.each && !j->merge.spread && j->D == j->D_padded;
+  direct |= crop;
   j->read = (Read){
     .direct = direct, .low = direct ? 0 : low, .columns = direct ? w->in : high - low + 1,
     .alone = single ? (w->window - 1) * w->dilation + 1 : 0,
   };
+  if (crop) crop_columns(j);
   return j->read.columns + j->read.alone <= INT32_MAX / j->C;
 }
 
-/* The i-th class: the taps that its columns meet, and how many columns a tile computes. */
+/* The i-th class: the taps that its columns meet. */
 static Class class_of(const Job *j, int64_t i) {
   const Axis *w = &j->w;
   const Pattern *p = &j->pattern;
@@ -400,10 +505,6 @@ static Class class_of(const Job *j, int64_t i) {
     c.start = (first + c.tap * w->dilation) / w->gaps - j->read.low;
   } else
     c.tap = 0;
-  for (int v = 1; v <= 2; v++) {
-    int64_t most = j->merge.each ? 12 : j->kernels->most / v, tiles = divide_up(c.count, most);
-    c.tile[v - 1] = (int)divide_up(c.count, tiles);
-  }
   return c;
 }
 
@@ -448,6 +549,27 @@ static int merge_groups(Job *j) {
   return 1;
 }
 
+/* How rows and features are divided for packed weights, so that least is read: each block of features
+ * reads its rows, and each part of the rows its weights. The thread with most work decides. */
+static Split split_packed(const Job *j, int64_t threads) {
+  int64_t wide = (j->merge.each ? 1 : 2) * j->kernels->lanes, vectors = divide_up(j->D_padded, wide);
+  int64_t rows = j->planes * j->h.out, weights = j->window * j->depth * j->D_padded;
+  int64_t x = j->batch * j->z.in * j->h.in * j->read.columns * j->C, least = INT64_MAX;
+  double work = 2.0 * rows * j->w.out * weights;
+  int64_t most = threads == 1 ? 1 : MIN(4 * threads, MIN(work / 4e5, 1e6) + 1);
+  most = MAX(1, most / j->groups);
+  Split s = {0};
+  for (int64_t blocks = 1; blocks <= MIN(most, vectors); blocks++) {
+    int64_t parts = MIN(most / blocks, rows), block = divide_up(vectors, blocks);
+    double fullest = (double)divide_up(rows, parts) * block * divide_up(parts * blocks, threads);
+    double excess = fullest * threads / ((double)rows * vectors);
+    int64_t read = (weights * parts + x * (j->merge.each ? 1 : blocks)) * excess * (1 + 4 * (excess - 1));
+    if (read < least) least = read, s = (Split){.block = block * wide, .blocks = blocks, .parts = parts};
+  }
+  s.blocks = divide_up(vectors * wide, s.block);
+  return s;
+}
+
 /* Divides the work, by numbers that for a sum over rows do not depend on the number of threads. */
 static Split split_of(const Job *j, int64_t threads) {
   int64_t lanes = j->kernels->lanes, weights = j->window * j->depth * j->D_padded;
@@ -469,9 +591,10 @@ static int prepare(Job *j, int64_t threads) {
   if (j->half && !sum) j->C = j->depth = j->merge.source = (j->C + 1) / 2;
   j->D_padded = round_up(j->D, j->kernels->lanes);
   if (!plan(j)) return 0;
-  j->split = split_of(j, threads);
+  j->split = j->finish ? split_packed(j, threads) : split_of(j, threads);
   j->work.chunks = j->nets * j->groups * j->split.blocks * j->split.parts;
   j->finite = 1;
+  if (j->finish) return 1;
   if (sum && j->split.parts == 1 && j->D == j->D_padded && !j->half) return 1; /* the result itself */
   int64_t lines = j->window * j->depth, size = j->nets * j->groups * lines * j->D_padded;
   if (sum) size = j->work.chunks * lines * j->split.block;

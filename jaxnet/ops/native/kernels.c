@@ -3,6 +3,9 @@
  *     handler                 computes in C                        its twin in JAX
  *     jaxnet_conv             conv.h, a convolution or a gradient  convolution_lowering.py
  *     jaxnet_winograd         winograd.h, one of 3x3, stride 1     convolution_lowering.py
+ *     jaxnet_pack             fused.h, weights as tiles read them  none: they are constants
+ *     jaxnet_fused            fused.h, a convolution and what      _in_jax of fused.py
+ *                             follows it
  *     jaxnet_lstm             lstm.h, all steps                    _loop of recurrence.py
  *     jaxnet_lstm_back        lstm.h, the gradient                 the transpose of its _push
  *     jaxnet_rnn              rnn.h, all steps or the gradient     _loop of recurrence.py,
@@ -22,6 +25,7 @@
 
 #include "attention.h"
 #include "conv.h"
+#include "fused.h"
 #include "gemv.h"
 #include "half.h"
 #include "keep.h"

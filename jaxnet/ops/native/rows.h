@@ -29,14 +29,15 @@ typedef struct {
 /* What is read of a row. */
 typedef struct {
   int64_t low, columns; /* the first column, and their number, with zeros around */
-  int direct;           /* there are no zeros: rows are read where they are */
+  int direct;           /* rows are read where they are, since there are no zeros or, with `cropped`, */
+  int cropped;          /* columns of the result outside of these leave taps out: */
+  int64_t first, last;
   int64_t alone;        /* columns that only the last, odd column of y meets, in words of their own */
 } Read;
 
 /* Columns that meet the same taps: every `period`-th, from the first on. */
 typedef struct {
   int64_t count, tap, taps, start;
-  int tile[2]; /* columns per tile, of one and of two vectors */
 } Class;
 
 /* Which columns meet which taps; see `plan`. */
@@ -49,7 +50,7 @@ typedef struct {
 
 /* How the work is divided into chunks. */
 typedef struct {
-  int64_t block, blocks; /* features of a kernel's gradient at once */
+  int64_t block, blocks; /* features at once, of a kernel's gradient or of packed weights */
   int64_t parts;         /* of the rows */
   int64_t packs;         /* chunks that pack weights, before the others */
 } Split;
@@ -69,6 +70,7 @@ typedef struct {
   Read read;
   Pattern pattern;
   Split split;
+  const Finish *finish; /* NULL, or what follows: then `scratch` has finite weights, packed before */
   atomic_int finite;    /* the weights are: then zeros need not be multiplied */
   const float *a, *b;   /* what is read, in rows, and the weights or the gradient of y */
   float *out, *scratch; /* the result, and packed weights or, unless NULL, a sum per chunk */
@@ -88,6 +90,24 @@ static int64_t frames_at_once(const Job *j) {
   return MIN((j->z.window - 1) * j->z.dilation / j->z.gaps + 1, j->z.in);
 }
 
+/* Memory of a row of zeros and some rows whose columns outside are zeros. */
+static float *bordered(const Rows *r, int64_t slots) {
+  const Job *j = r->job;
+  int64_t first = MAX(j->read.low, 0) - j->read.low, columns = j->read.columns;
+  int64_t last = MAX(MIN(j->read.low + columns, j->w.in) - j->read.low, first);
+  size_t size;
+  if (__builtin_mul_overflow((size_t)(slots + 1), (size_t)r->size * sizeof(float), &size)) return NULL;
+  float *memory = size > PTRDIFF_MAX - 64 ? NULL : malloc(size + 64);
+  if (!memory) return NULL;
+  memset(memory, 0, r->size * sizeof(float));
+  for (int64_t i = 1; i <= slots; i++) {
+    float *row = memory + i * r->size;
+    memset(row, 0, MIN(first, columns) * j->C * sizeof(float));
+    if (last < columns) memset(row + last * j->C, 0, (columns - last) * j->C * sizeof(float));
+  }
+  return memory;
+}
+
 static int open_rows(Rows *r, const Job *j, int64_t net, int64_t group, int64_t needed) {
   r->job = j;
   r->stride = j->merge.source * j->groups;
@@ -99,8 +119,9 @@ static int open_rows(Rows *r, const Job *j, int64_t net, int64_t group, int64_t 
   r->slots = j->read.direct ? 0 : MIN(needed, j->h.in);
   r->size = (j->read.columns + j->read.alone) * j->C;
   /* The first row stays zero. */
-  r->memory = zeros((r->frames * r->slots + 1) * r->size, sizeof(float));
-  r->tags = zeros(r->frames * r->slots, sizeof(int64_t));
+  int64_t slots = r->frames * r->slots;
+  r->memory = j->half || j->merge.spread ? zeros((slots + 1) * r->size, sizeof(float)) : bordered(r, slots);
+  r->tags = zeros(slots, sizeof(int64_t));
   return r->memory && r->tags;
 }
 

@@ -4,12 +4,26 @@
 #pragma once
 #include "shared.h"
 
+/* What is done to `count` pixels of results, `row` floats apart, of which `left` features are known. */
+typedef void Activation(float *y, int64_t count, int64_t row, int64_t left);
+
+/* What follows a sum: activation(clip(sum + bias + added)). */
+typedef struct {
+  const float *bias;     /* of all features, and a vector more */
+  const float *added;    /* NULL, or an array like the result */
+  const float *result;   /* where the result begins */
+  float least, most;
+  Activation *activate;  /* or NULL */
+} Finish;
+
 /* What a tile of `sum` reads: a row of x and one of w per row of the kernel, in both at these
  * distances per tap; `run` neighbors in memory per tap. */
 typedef struct {
   const float *const *x, *const *w;
   int64_t rows, taps, run, tap_x, tap_w, pixel, result;
   int onto; /* whether to add to the result, for whole vectors */
+  const Finish *finish; /* or NULL */
+  const float *bias;    /* of `finish`, from the first of these features on */
 } Sum;
 
 /* What a tile of `add` reads: rows of x and y at these distances per column, for each row of the
@@ -188,6 +202,8 @@ typedef struct {
   int64_t row, pixel, row_to, pixel_to, vector_to, features, rows, columns;
   const float *at[36];
   float *sums;
+  const Finish *finish; /* of what is written, or NULL */
+  const float *bias;
 } Square;
 
 #define LOG2_E 1.44269504f
@@ -241,6 +257,7 @@ typedef struct {
    * border; of products to y; of weights, and of products to their gradient, in float32 */
   SquareTile *read[2][2][2], *back[2][2][2], *write[2][2], *weights[2], *kernel[2];
   SquareSums *squares[2][2]; /* of what a tile reads */
+  Activation *const *activations; /* by number; see activation_tiles.h */
   void (*panels)(const float *, int64_t n, int64_t width, int64_t panel, float *to);
   /* of words of two bfloat16, where the processor multiplies them; see half_tiles.h */
   void (*turn)(const uint16_t *, int64_t row, int64_t count, int64_t n, int64_t wide, float *to);

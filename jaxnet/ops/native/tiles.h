@@ -17,9 +17,11 @@
 INLINE void NAME(sum)(const int half, const int count, const int vectors, const Sum *s,
                       int64_t start, void *result_, int64_t left) {
   float *result = result_;
-  VEC total[28][2];
+  VEC total[28][2], first[2] = {{0}, {0}};
+  const Finish *finish = half ? NULL : s->finish;
+  if (finish) UNROLL for (int v = 0; v < vectors; v++) first[v] = *(const VEC *)(s->bias + v * LANES);
   UNROLL for (int t = 0; t < count; t++)
-    UNROLL for (int v = 0; v < vectors; v++) total[t][v] = (VEC){0};
+    UNROLL for (int v = 0; v < vectors; v++) total[t][v] = first[v];
   int64_t step = s->pixel * 4;
   for (int64_t r = 0; r < s->rows; r++)
     for (int64_t k = 0; k < s->taps; k++) {
@@ -39,6 +41,10 @@ INLINE void NAME(sum)(const int half, const int count, const int vectors, const 
         UNROLL for (int i = 0; i < 4; i++) x[i] += 4;
       }
     }
+  if (finish)
+    UNROLL for (int t = 0; t < count; t++)
+      UNROLL for (int v = 0; v < vectors; v++)
+        total[t][v] = NAME(finished)(finish, total[t][v], result + t * s->result + v * LANES, left - v * LANES);
   UNROLL for (int t = 0; t < count; t++)
     UNROLL for (int v = 0; v < vectors; v++) {
       int64_t at = t * s->result + v * LANES;
@@ -87,16 +93,26 @@ INLINE void NAME(add)(const int half, const int kernels, const int count, const 
 /* As `sum` and `add`, for features that are convolved each by itself: x is a vector too. */
 INLINE void NAME(sum_each)(const int count, const Sum *s, int64_t start, float *result,
                            int64_t left) {
-  VEC total[12];
-  UNROLL for (int t = 0; t < count; t++) total[t] = (VEC){0};
+  VEC total[12], first = s->finish ? *(const VEC *)s->bias : (VEC){0};
+  UNROLL for (int t = 0; t < count; t++) total[t] = first;
+  int64_t step = s->pixel * 4;
   for (int64_t r = 0; r < s->rows; r++)
     for (int64_t k = 0; k < s->taps; k++) {
-      const float *x = s->x[r] + start + k * s->tap_x;
+      const char *x[4]; /* as in `sum` */
       const float *w = s->w[r] + k * s->tap_w;
-      for (int64_t c = 0; c < s->run; c++, x += LANES, w += LANES)
+      x[0] = (const char *)(s->x[r] + start + k * s->tap_x);
+      UNROLL for (int i = 1; i < 4; i++) x[i] = x[i - 1] + 3 * step;
+      for (int64_t c = 0; c < s->run; c++, w += LANES) {
+        HIDE(step);
+        VEC these = *(const VEC *)w;
         UNROLL for (int t = 0; t < count; t++)
-          total[t] += *(const VEC *)(x + t * s->pixel) * *(const VEC *)w;
+          total[t] += *(const VEC *)(x[t / 3] + t % 3 * step) * these;
+        UNROLL for (int i = 0; i < 4; i++) x[i] += 4 * LANES;
+      }
     }
+  if (s->finish)
+    UNROLL for (int t = 0; t < count; t++)
+      total[t] = NAME(finished)(s->finish, total[t], result + t * s->result, left);
   UNROLL for (int t = 0; t < count; t++) NAME(put)(result + t * s->result, total[t], left);
 }
 

@@ -91,6 +91,23 @@ INLINE void NAME(put_half)(const int half, uint16_t *to, VEC x, int64_t left) {
   }
 }
 
+/* x, between two numbers; NaN stays NaN. */
+INLINE VEC NAME(clipped)(VEC x, float least, float most) {
+  VEC bottom = (VEC){0} + least, top = (VEC){0} + most;
+#ifdef MINIMUM
+  return (VEC)MINIMUM(top, MAXIMUM(bottom, x));
+#else
+  INTS low = x < least, high = x > most, inside = ~(low | high);
+  return (VEC)(((INTS)x & inside) | ((INTS)bottom & low) | ((INTS)top & high));
+#endif
+}
+
+/* A sum, which has its bias, with the rest of what follows but the activation. */
+INLINE VEC NAME(finished)(const Finish *f, VEC total, const float *result, int64_t left) {
+  if (f->added) total += NAME(load)(f->added + (result - f->result), left);
+  return NAME(clipped)(total, f->least, f->most);
+}
+
 /* total + x * w. With `half`, x and w are words of two bfloat16, whose two products are added. */
 INLINE VEC NAME(with)(const int half, VEC total, float x, VEC w) {
 #ifdef TWO_PRODUCTS

@@ -103,15 +103,15 @@ static void read_tile(const Winograd *j, const TileBlock *m, int64_t tile, int64
 
 /* The products of the matrices at one of the n * n places, for a block of tiles: sums of at most RUN. */
 static void multiply_tiles(const Winograd *j, const TileBlock *m, const float *weights, int64_t a,
-                           int64_t count) {
+                           int64_t count, int64_t d0, int64_t d1) {
   const Kernels *k = j->kernels;
   int64_t lanes = k->lanes, n2 = j->n * j->n, group = j->split.group;
   const float *x, *w;
   Sum s = {
     .x = &x, .w = &w, .rows = 1, .run = lanes, .tap_x = n2 * m->plane, .pixel = lanes,
   };
-  for (int64_t d = 0; d < j->D_padded;) {
-    int vectors = vectors_of(j, j->D_padded - d);
+  for (int64_t d = d0; d < d1;) {
+    int vectors = vectors_of(j, d1 - d);
     int64_t width = vectors * lanes;
     s.result = width;
     s.tap_w = lanes * width;
@@ -129,28 +129,34 @@ static void multiply_tiles(const Winograd *j, const TileBlock *m, const float *w
 }
 
 /* Transforms the products of a tile to its results. */
-static void write_tile(const Winograd *j, const TileBlock *m, int64_t tile, int64_t place) {
+static void write_tile(const Winograd *j, const TileBlock *m, int64_t tile, int64_t place, int64_t d0,
+                       int64_t d1) {
   const Kernels *k = j->kernels;
   int64_t n2 = j->n * j->n, group = j->split.group, D = j->D;
   Place at = result_of(j, tile);
   Square out = {
     .row_to = j->to.columns * D, .pixel_to = D, .vector_to = k->lanes,
-    .rows = j->to.rows - at.row, .columns = j->to.columns - at.column,
+    .rows = j->to.rows - at.row, .columns = j->to.columns - at.column, .finish = j->finish,
   };
   const float *products = m->y + place / group * m->size_y;
-  for (int64_t d = 0; d < j->D_padded;) {
-    int64_t width = vectors_of(j, j->D_padded - d) * k->lanes;
+  for (int64_t d = d0; d < d1;) {
+    int64_t width = vectors_of(j, d1 - d) * k->lanes;
+    float *to = pixel_of(&j->to, at, d);
     out.features = MIN(width, D - d);
     out.pixel = group * width, out.row = j->n * out.pixel;
-    k->write[j->to.half][j->m / 4](&out, products + d * n2 * group + place % group * width,
-                                   pixel_of(&j->to, at, d));
+    if (j->finish) out.bias = j->finish->bias + d;
+    k->write[j->to.half][j->m / 4](&out, products + d * n2 * group + place % group * width, to);
+    for (int i = 0; j->finish && j->finish->activate && i < MIN(j->m, out.rows); i++)
+      j->finish->activate(to + i * out.row_to, MIN(j->m, out.columns), D, out.features);
     d += width;
   }
 }
 
-/* The value, or the gradient of the input, of some tiles of a net; 0 if there is no memory. */
-static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64_t last) {
-  if (has_far_weights(j, net)) return direct_sums(j, net, first, last - first, NULL);
+/* The value, or the gradient of the input, of some tiles of a net, features d0 to d1; 0 if there is no
+ * memory. */
+static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64_t last, int64_t d0,
+                            int64_t d1) {
+  if (!j->finish && has_far_weights(j, net)) return direct_sums(j, net, first, last - first, NULL, d0, MIN(d1, j->D));
   int64_t n2 = j->n * j->n;
   int ok = 1;
   TileBlock m = block_of(j, last - first, j->D_padded);
@@ -169,13 +175,13 @@ static int transformed_sums(const Winograd *j, int64_t net, int64_t first, int64
         fetch_square(&j->to, result_of(j, t), j->m);
         if (t + count < last) fetch_square(&j->from, source_of(j, t + count), j->n);
       }
-      multiply_tiles(j, &m, weights, a, count);
+      multiply_tiles(j, &m, weights, a, count, d0, d1);
     }
     for (int64_t t = 0; t < count; t++) {
-      if (looks.direct[t] != WHOLE) write_tile(j, &m, t0 + t, t);
+      if (looks.direct[t] != WHOLE) write_tile(j, &m, t0 + t, t, d0, d1);
       if (looks.zeros[t]) clear_results(j, result_of(j, t0 + t), looks.zeros[t]);
     }
-    if (looks.far) ok = direct_sums(j, net, t0, count, looks.direct);
+    if (looks.far) ok = direct_sums(j, net, t0, count, looks.direct, d0, MIN(d1, j->D));
   }
   free_vectors(m.x);
   return ok;
@@ -315,7 +321,7 @@ static int transformed_gradient(const Winograd *j, int64_t d0, int64_t first, in
 
 static int run_winograd(Work *work, int64_t chunk) {
   const Winograd *j = (Winograd *)work;
-  int64_t weights = j->kind == KERNEL ? 0 : j->nets * j->split.first_chunks;
+  int64_t weights = j->kind == KERNEL || j->finish ? 0 : j->nets * j->split.first_chunks;
   if (chunk < weights) {
     transform_weights(j, chunk / j->split.first_chunks, chunk % j->split.first_chunks);
     measure_weights(j, chunk / j->split.first_chunks, chunk % j->split.first_chunks);
@@ -326,9 +332,11 @@ static int run_winograd(Work *work, int64_t chunk) {
   int64_t net = chunk / (j->split.parts * j->split.blocks), part = chunk % j->split.parts;
   int64_t first = net * j->tiles + j->tiles * part / j->split.parts;
   int64_t last = net * j->tiles + j->tiles * (part + 1) / j->split.parts;
-  if (j->kind != KERNEL) return transformed_sums(j, net, first, last);
+  int64_t d0 = chunk / j->split.parts % j->split.blocks * j->split.wide;
+  if (j->kind != KERNEL)
+    return transformed_sums(j, net, first, last, d0, MIN(d0 + j->split.wide, j->D_padded));
   float *scratch = j->scratch + (net * (j->split.parts - 1) + part - 1) * TAPS * j->C * j->D;
-  return transformed_gradient(j, chunk / j->split.parts % j->split.blocks * j->split.wide, first, last,
+  return transformed_gradient(j, d0, first, last,
                               part ? scratch : j->gradient + net * TAPS * j->C * j->D);
 }
 
@@ -346,6 +354,27 @@ static void close_winograd(Work *work) {
   free(work);
 }
 
+/* As `split_packed` of conv.h. */
+static void divide_packed(Winograd *j, int64_t threads) {
+  int64_t n2 = j->n * j->n, wide = 2 * j->kernels->lanes, vectors = divide_up(j->D_padded, wide);
+  int64_t weights = n2 * j->C_padded * j->D_padded, x = 4 * j->tiles * n2 * j->C_padded;
+  int64_t most = threads == 1 ? 1 : 4 * threads, least = INT64_MAX, block = vectors;
+  for (int64_t blocks = 1; blocks <= MIN(most, vectors); blocks++) {
+    int64_t parts = MAX(1, MIN(most / blocks, j->tiles / MIN(FEWEST_TILES, j->tiles)));
+    int64_t each = divide_up(vectors, blocks);
+    double fullest = (double)divide_up(j->tiles, parts) * each * divide_up(parts * blocks, threads);
+    double excess = fullest * threads / ((double)j->tiles * vectors);
+    int64_t read = (weights * parts + x * blocks) * excess * (1 + 4 * (excess - 1));
+    if (read < least) least = read, block = each, j->split.parts = parts;
+  }
+  j->split.wide = block * wide;
+  j->split.blocks = divide_up(j->D_padded, j->split.wide);
+  int64_t own = divide_up(j->tiles, j->split.parts);
+  j->split.group = divide_up(own, divide_up(own, j->split.group)); /* groups of the same size */
+  j->split.first_chunks = 0;
+  j->work.chunks = j->split.blocks * j->split.parts;
+}
+
 /* Divides the work, by numbers that for a sum over tiles do not depend on the number of threads. */
 static int prepare_winograd(Winograd *j, int64_t threads) {
   int64_t lanes = j->kernels->lanes, n2, scratch;
@@ -355,8 +384,9 @@ static int prepare_winograd(Winograd *j, int64_t threads) {
   j->split.group = j->kernels->most / vectors_of(j, j->D_padded);
   j->split.block = BLOCK;
   j->split.blocks = 1;
+  j->split.wide = j->D_padded;
   if (j->kind == KERNEL) {
-    j->split.wide = j->D_padded; /* so many that their sums stay in the second cache */
+    /* so many that their sums stay in the second cache */
     while (j->split.wide > 4 * lanes && n2 * j->C * j->split.wide > 300000)
       j->split.wide = round_up(j->split.wide / 2, lanes);
     j->split.blocks = divide_up(j->D_padded, j->split.wide);
@@ -372,6 +402,7 @@ static int prepare_winograd(Winograd *j, int64_t threads) {
     j->split.first_chunks = MIN(most, j->C_padded / lanes);
     j->work.chunks = j->nets * (j->split.first_chunks + j->split.parts);
     scratch = j->nets * n2 * j->C_padded * j->D_padded;
+    if (j->finish) divide_packed(j, threads), scratch = 0;
   }
   j->far = far_of(j);
   for (int i = 0; i < 9; i++) j->cell[i] = place_of(lanes, i);
@@ -379,7 +410,7 @@ static int prepare_winograd(Winograd *j, int64_t threads) {
   int64_t pixel = MAX(j->C_padded, j->D_padded), taps = TAPS * j->nets * j->split.first_chunks;
   if (!allocate(3, (int64_t[]){pixel, scratch, taps}, memory)) return 0;
   j->zeros = memset(memory[0], 0, pixel * sizeof(float));
-  j->scratch = memory[1];
+  if (!j->finish) j->scratch = memory[1];
   j->taps = memory[2];
   return 1;
 }

@@ -59,6 +59,14 @@ static int columns_of(const Winograd *j, int direct, int row, int *first) {
   return last - *first;
 }
 
+/* Writes some features of neighboring results, with what follows them. */
+static void finish_sums(const Winograd *j, const Sum *s, int count, int vectors, int64_t some, float *to) {
+  Sum last = *s;
+  last.result = j->D;
+  j->kernels->tiles->sum[vectors - 1][count](&last, 0, to, some);
+  if (j->finish->activate) j->finish->activate(to, count, j->D, some);
+}
+
 /* Some features of results of a tile, from a copy of what it reads. */
 static void sum_tile(const Winograd *j, const float *copy, const float *packed, int64_t width, int direct,
                      Place to, int64_t d) {
@@ -68,7 +76,7 @@ static void sum_tile(const Winograd *j, const float *copy, const float *packed, 
   float sums[4 * 32];
   Sum s = {
     .x = x, .w = w, .rows = 3, .taps = 3, .run = C, .tap_x = C, .tap_w = C * width, .pixel = C,
-    .result = width,
+    .result = width, .finish = j->finish, .bias = j->finish ? j->finish->bias + d : NULL,
   };
   for (int r = 0; r < 3; r++) w[r] = packed + r * 3 * C * width;
   for (int row = 0; row < MIN(j->m, j->to.rows - to.row); row++) {
@@ -76,6 +84,11 @@ static void sum_tile(const Winograd *j, const float *copy, const float *packed, 
     count = (int)MIN(count, j->to.columns - to.column - first);
     if (count <= 0) continue;
     for (int r = 0; r < 3; r++) x[r] = copy + ((row + r) * j->n + first) * C;
+    if (j->finish) {
+      Place first_one = {to.image, to.row + row, to.column + first};
+      finish_sums(j, &s, count, vectors, some, pixel_of(&j->to, first_one, d));
+      continue;
+    }
     j->kernels->tiles->sum[vectors - 1][count](&s, 0, sums, width);
     for (int i = 0; i < count; i++) {
       float *pixel = pixel_of(&j->to, (Place){to.image, to.row + row, to.column + first + i}, d);
@@ -84,13 +97,15 @@ static void sum_tile(const Winograd *j, const float *copy, const float *packed, 
   }
 }
 
-/* Those results of some tiles that are direct, or all without `direct`. 0 if there is no memory. */
-static int direct_sums(const Winograd *j, int64_t net, int64_t t0, int64_t count, const uint16_t *direct) {
+/* Those results of some tiles that are direct, or all without `direct`, features d0 to d1. 0 if there is no
+ * memory. */
+static int direct_sums(const Winograd *j, int64_t net, int64_t t0, int64_t count, const uint16_t *direct,
+                       int64_t d0, int64_t d1) {
   int64_t C = j->C, lanes = j->kernels->lanes;
   float *memory[2];
   if (!allocate(2, (int64_t[]){TAPS * C * 2 * lanes, j->n * j->n * C}, memory)) return 0;
-  for (int64_t d = 0; d < j->D;) {
-    int64_t width = j->kind == INPUT || j->D - d > lanes ? 2 * lanes : lanes; /* of panels */
+  for (int64_t d = d0; d < d1;) {
+    int64_t width = j->kind == INPUT || d1 - d > lanes ? 2 * lanes : lanes; /* of panels */
     pack_taps(j, net, d, width, memory[0]);
     for (int64_t t = 0; t < count; t++) {
       if (direct && !direct[t]) continue;

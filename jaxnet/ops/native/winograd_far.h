@@ -167,7 +167,7 @@ static void look_at(const Winograd *j, int64_t tile, int64_t place, Looks *l) {
   Place to = result_of(j, tile);
   float rows[MOST_READ][4];
   if (found.all == 0) {
-    l->zeros[place] = WHOLE;
+    if (!j->finish) l->zeros[place] = WHOLE; /* the bias of `finish` is written for them */
     return;
   }
   if (!(found.all < MOST_X)) mark_direct(l, place, WHOLE);
@@ -178,7 +178,7 @@ static void look_at(const Winograd *j, int64_t tile, int64_t place, Looks *l) {
   for (int i = 0; i < j->m * j->m; i++) {
     int row = i / j->m, column = i % j->m;
     float window = rows[row][column] + rows[row + 1][column] + rows[row + 2][column];
-    if (window == 0) l->zeros[place] |= (uint16_t)(1 << i);
+    if (window == 0 && !j->finish) l->zeros[place] |= (uint16_t)(1 << i);
     else if (found.all > j->far * window && is_inside(&j->to, within(to, i, j->m)))
       mark_direct(l, place, (uint16_t)(1 << i));
   }

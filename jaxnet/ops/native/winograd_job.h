@@ -13,7 +13,7 @@ typedef struct {
 /* How the work is divided into chunks. */
 typedef struct {
   int64_t group, block; /* tiles of a product, and tiles at once */
-  int64_t wide, blocks; /* for KERNEL, features of `to` at once */
+  int64_t wide, blocks; /* features of `to` at once, for KERNEL or for packed weights */
   int64_t first_chunks; /* of each net, which transform weights */
   int64_t parts;        /* of the tiles of a net */
 } Portions;
@@ -29,6 +29,7 @@ typedef struct {
   int64_t C_padded, D_padded;
   int64_t across, each, tiles; /* tiles of a row, of an image and of a net */
   Portions split;
+  const Finish *finish;     /* NULL, or what follows: then the weights were transformed before */
   const float *weights;
   float *gradient;          /* of them */
   float *zeros, *scratch;   /* a pixel, and transformed weights or the sums of parts but the first */
@@ -37,7 +38,7 @@ typedef struct {
 } Winograd;
 
 enum {
-  BLOCK = 28, LARGE_BLOCK = 64, MOST_TILES = LARGE_BLOCK + 28, /* in whole groups */
+  BLOCK = 28, LARGE_BLOCK = 64, FEWEST_TILES = 14 /* of a part, for packed weights */, MOST_TILES = LARGE_BLOCK + 28, /* in whole groups */
   MOST_READ = 6 /* n */, TAPS = 9,
   MOST_SUMS = 16 /* of cells, in whole vectors */,
 };

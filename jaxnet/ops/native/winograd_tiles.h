@@ -172,7 +172,11 @@ INLINE void NAME(both)(NAME(OneAxis) one, const int m, const int in, const int o
         if (half && !padded) {
           if (j < s->columns) NAME(put_half)(0, (uint16_t *)to + place + c, done[j], left);
         } else if (padded) *(VEC *)there = done[j];
-        else if (j < s->columns) NAME(put)(there, done[j], left);
+        else if (j < s->columns) {
+          VEC y = done[j];
+          if (s->finish) y = NAME(finished)(s->finish, y + *(const VEC *)(s->bias + c), there, left);
+          NAME(put)(there, y, left);
+        }
       }
     }
   }

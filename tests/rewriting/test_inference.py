@@ -1,0 +1,246 @@
+"""Nets with folded weights answer as `apply` does, whatever a user writes."""
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.rewriting.folding import Call, Folded
+from tests.helpers import near
+
+TOLERANCE = 1e-5  # of the largest output
+
+# What a random net is made of. Each takes m, a number for names, x and earlier values of its shape.
+ACTIVATIONS = [
+    jax.nn.relu, jax.nn.relu6, jax.nn.silu, jax.nn.gelu, jax.nn.hard_swish, jax.nn.sigmoid, 
+    jnp.tanh,
+    jax.nn.hard_sigmoid, jax.nn.leaky_relu, jax.nn.softplus, jax.nn.elu, jnp.abs,
+    lambda x: jax.nn.gelu(x, approximate=False), lambda x: jnp.clip(x, -1, 2), lambda x: 2 - x,
+    lambda x: x / 3, lambda x: jnp.minimum(jnp.maximum(x, 1), 0),
+    lambda x: x * jax.nn.sigmoid(x + 1),
+]  # fmt: skip
+
+
+def vector(m, name, x):
+    return m.param(name, jn.initializers.normal(1.0), (x.shape[-1],))
+
+
+def step(m, rng, number, x, before):
+    """One random part of a net."""
+    kind = rng.integers(13)
+    if kind <= 2:
+        window = int(rng.integers(1, 4))
+        features = int(rng.choice([x.shape[-1], 16, 24]))
+        strides = int(rng.choice([1, 1, 2]))
+        return m(jn.conv(features, window, strides=strides, use_bias=bool(rng.integers(2))), x)
+    if kind == 3:
+        return m(jn.conv(x.shape[-1], 3, groups=x.shape[-1], use_bias=bool(rng.integers(2))), x)
+    if kind <= 5:
+        return m(jn.batch_norm(use_scale=bool(rng.integers(2)), use_bias=bool(rng.integers(2))), x)
+    if kind <= 7:
+        return ACTIVATIONS[rng.integers(len(ACTIVATIONS))](x)
+    if kind == 8 and before:
+        return x + before[rng.integers(len(before))]
+    if kind == 9:
+        return x * vector(m, f"scale_{number}", x)
+    if kind == 10:
+        return vector(m, f"shift_{number}", x) - x
+    if kind == 11:  # one layer twice
+        conv = jn.conv(x.shape[-1], 3, name=f"shared_{number}")
+        return m(conv, jax.nn.relu(m(conv, x)))
+    return x * jax.nn.sigmoid(x.mean((1, 2), keepdims=True))
+
+
+def random_net(seed):
+    def net(m, x):
+        rng = np.random.default_rng(seed)  # the same in each call
+        values = []
+        for number in range(int(rng.integers(3, 12))):
+            x = step(m, rng, number, x, [y for y in values if y.shape == x.shape])
+            values.append(x)
+        if rng.integers(2):
+            x = m(jn.dense(7), x.reshape(len(x), -1))
+        return (x, values[-2]) if rng.integers(3) == 0 else x
+
+    return jn.compose(net)
+
+
+def made(net, x, seed=0):
+    """Params and state with norms as after training."""
+    params, state = net.init(jax.random.key(seed), x)
+    rng = np.random.default_rng(seed)
+
+    def trained(path, leaf):
+        if leaf.ndim != 1:
+            return leaf
+        name = jax.tree_util.keystr(path)
+        numbers = rng.uniform(0.5, 2, leaf.shape) if "var" in name else rng.normal(size=leaf.shape)
+        return jnp.asarray(numbers, leaf.dtype)
+
+    return tuple(jax.tree_util.tree_map_with_path(trained, tree) for tree in (params, state))
+
+
+def calls_of(net, params, state, x):
+    program = jax.make_jaxpr(lambda x: net.apply(params, state, x)[0])(x)
+    return [call for call in Folded(program, in_c=False).calls if isinstance(call, Call)]
+
+
+def check(seed):
+    """Compare a random net; return whether something was folded."""
+    rng = np.random.default_rng(seed)
+    shape = int(rng.integers(1, 4)), int(rng.integers(5, 12)), int(rng.integers(5, 12)), 8
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    net = random_net(seed)
+    params, state = made(net, x, seed)
+    want, _ = jax.jit(net.apply)(params, state, x)
+    got = jn.optimize_for_inference(net, params, state)(x)
+    for found, expected in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert found.shape == expected.shape and found.dtype == expected.dtype
+        assert abs(found - expected).max() <= TOLERANCE * abs(expected).max() + 1e-6, seed
+    return any(
+        call.fused.activation
+        or call.added
+        or call.fused.most < np.inf
+        or call.fused.least > -np.inf
+        for call in calls_of(net, params, state, x)
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_nets_answer_the_same(seed):
+    check(seed)
+
+
+@pytest.mark.long
+def test_most_of_two_hundred_random_nets_are_fused():
+    fused = sum(map(check, range(1000, 1200)))
+    assert fused >= 100, fused
+
+
+@pytest.mark.parametrize("wild", [np.nan, np.inf, 3e38])
+def test_wild_weights_and_inputs_give_what_apply_gives(wild):
+    net = jn.serial(jn.conv(16, 3), jn.batch_norm(), jax.nn.relu, jn.conv(4, 1))
+    x = np.random.default_rng(0).normal(size=(1, 9, 9, 16)).astype("float32")
+    params, state = made(net, x)
+    spoiled = x.copy()
+    spoiled[0, 4, 4, 2] = wild
+    want, _ = net.apply(params, state, spoiled)
+    got = jn.optimize_for_inference(net, params, state)(spoiled)
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+    params["conv"]["kernel"] = params["conv"]["kernel"].at[1, 1, 0, 0].set(wild)
+    want, _ = net.apply(params, state, x)
+    got = jn.optimize_for_inference(net, params, state)(x)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
+def test_streams_take_and_return_their_state():
+    net = jn.serial(jn.conv(8, 3, padding="CAUSAL"), jn.gru(8), jn.dense(4))
+    stream = jn.stream(net)
+    x = jax.random.normal(jax.random.key(1), (2, 6, 3))
+    params, state = stream.init(jax.random.key(0), x[:, :1])
+    step = jn.optimize_for_inference(stream, params, state)
+    other = state
+    for time in range(6):
+        chunk = x[:, time : time + 1]
+        y, state = step(state, chunk)
+        expected, other = stream.apply(params, other, chunk)
+        near(y, expected, 1e-5)
+    near(state, other, 1e-5)
+
+
+def test_functions_of_other_libraries():
+    import flax.linen as nn
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(8, (3, 3))(x)))
+            return nn.Dense(3)(nn.gelu(nn.Conv(8, (3, 3), feature_group_count=8)(x)).mean((1, 2)))
+
+    net, x = Net(), jax.random.normal(jax.random.key(1), (8, 8, 8, 3))
+    variables = net.init(jax.random.key(0), x)
+
+    def answer(x):
+        return net.apply(variables, x)
+
+    near(jn.optimize_for_inference(answer)(x), answer(x), 1e-5)
+    calls = Folded(jax.make_jaxpr(jn.accelerate(answer))(x), in_c=False).calls
+    assert [c.fused.activation or c.fused.least for c in calls if isinstance(c, Call)][:2] == [
+        0,
+        "gelu_tanh",
+    ]
+
+
+def test_inside_transformations():
+    net = jn.serial(jn.conv(8, 3), jax.nn.silu, jn.flatten(), jn.dense(3))
+    x = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
+    params, state = net.init(jax.random.key(0), x)
+    answer = jn.optimize_for_inference(net, params, state)
+
+    def plain(x):
+        return net.apply(params, state, x)[0]
+
+    near(jax.jit(lambda x: answer(x) + 1)(x), plain(x) + 1, 1e-5)
+    several = jnp.stack([x, 2 * x])
+    near(jax.vmap(answer)(several), jax.vmap(plain)(several), 1e-5)
+    near(jax.grad(lambda x: answer(x).sum())(x), jax.grad(lambda x: plain(x).sum())(x), 1e-5)
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_other_platforms_get_folded_operations_of_jax(monkeypatch, platform):
+    net = jn.serial(jn.conv(8, 3), jn.batch_norm(), jax.nn.relu)
+    x = jnp.ones((2, 6, 6, 3))
+    params, state = made(net, x)
+    answer = jn.optimize_for_inference(net, params, state)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    near(answer(x), net.apply(params, state, x)[0], 1e-5)
+    assert "jaxnet_fused" not in jax.jit(answer).lower(x).as_text()
+
+
+def test_programs_of_the_last_shapes_are_kept():
+    answer = jn.optimize_for_inference(lambda x: x * 2)
+    for size in range(1, 7):
+        answer(jnp.ones(size))
+    assert str(answer) == "optimize_for_inference(<lambda>), compiled for 4 shapes"
+
+
+def test_a_net_in_16_bits_stays():
+    net = jn.serial(jn.conv(8, 3), jax.nn.relu)
+    x = jnp.ones((1, 5, 5, 8), jnp.bfloat16)
+    params, state = net.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+    assert calls_of(net, params, state, x) == []
+    got = jn.optimize_for_inference(net, params, state)(x)
+    assert got.dtype == jnp.bfloat16
+    near(got, net.apply(params, state, x)[0], 1e-2)
+
+
+def test_errors():
+    net = jn.dense(3)
+    x = jnp.ones((2, 4))
+    params, state = net.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="state of dense is missing"):
+        jn.optimize_for_inference(net, params)
+    with pytest.raises(TypeError, match="optimize_for_inference: net must be a function"):
+        jn.optimize_for_inference(3)
+    with pytest.raises(ValueError, match="a function has no params"):
+        jn.optimize_for_inference(jnp.sin, params, state)
+    with pytest.raises(ValueError, match="Make the answer outside"):
+        jax.jit(lambda params: jn.optimize_for_inference(net, params, state)(x))(params)
+
+
+def test_a_net_that_changes_its_state_must_say_so():
+    @jn.compose
+    def counted(m, x):
+        m.update("count", m.state("count", jn.initializers.constant(0.0), ()) + 1)
+        return x
+
+    x = jnp.ones((2, 3))
+    params, state = counted.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=r"counted changes its state \(count\) in evaluation"):
+        jn.optimize_for_inference(counted, params, state)(x)
+    step = jn.optimize_for_inference(lambda state, x: counted.apply(params, state, x))
+    _, state = step(state, x)
+    assert state["count"] == 1
