@@ -227,10 +227,13 @@ static double off_by(double found, double exact, int half) {
 }
 
 /* Runs a handler by several numbers of threads; whether all results are right. */
-static int highest_only; /* whether lower instruction sets do not have this */
+static int highest_only;    /* whether lower instruction sets do not have this */
+static double largest_sum; /* of what was bounded afterwards */
+static int only_level;      /* 0, or the instruction set of a case: packed weights are of one */
 static int right(const char *name, long one, FfiError *handler(FfiCall *),
                  FfiCall *frame, Array **results, int count) {
-  int best = jaxnet_level(), good = 1;
+  int best = only_level ? only_level : jaxnet_level(), good = 1;
+  jaxnet_use(best);
   for (int run = 0; good && run < 5; run++) {
     threads = (int[]){1, 0, 2, 8, 3}[run];
     int other = run == 4; /* the lower instruction set */
@@ -250,7 +253,7 @@ static int right(const char *name, long one, FfiError *handler(FfiCall *),
       if (!a->first) a->first = memcpy(malloc(bytes + 1), a->array.data, bytes);
       if (!other && !same(a, a->first))
         good = 0, printf("%s %ld: %d threads have other bits\n", name, one, threads);
-      double scale = 1, error = 0;
+      double scale = MAX(1, largest_sum), error = 0;
       for (long k = 0; k < a->array.n; k++) {
         double off = off_by(number(a, k), a->exact[k], half);
         if (!(off <= error)) error = off;
@@ -362,6 +365,156 @@ static int winograd_case(long one) {
 }
 
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
+
+/* Activations by their numbers in fused.py. */
+static double activated(long which, double x) {
+  double six = fmin(fmax(x + 3, 0), 6) / 6;
+  switch (which) {
+    case 1: return x * sigmoid(x);
+    case 2: return x * six;
+    case 3: return x * erfc(-x / sqrt(2)) / 2;
+    case 4: return x * (1 + tanh(0.7978845608 * (x + 0.044715 * x * x * x))) / 2;
+    case 5: return sigmoid(x);
+    case 6: return six;
+    case 7: return tanh(x);
+    default: return x;
+  }
+}
+
+/* An array as it is, without the axis of nets. */
+static void drop_nets(Array *a) {
+  memmove(a->dims, a->dims + 1, (RANK - 1) * sizeof(int64_t));
+  a->buffer.rank = RANK - 1;
+}
+
+/* The number of packed weights. */
+static int64_t packed_size(const int64_t *form) {
+  int64_t lanes = kernels_in_use()->lanes, m = form[FUSED_TILE];
+  int64_t inputs = round_up(form[FUSED_INPUTS], lanes), outputs = round_up(form[FUSED_OUTPUTS], lanes);
+  if (m) return (m + 2) * (m + 2) * inputs * outputs;
+  const int64_t one[] = {1, 1, 1, 1};
+  Job *j = fused_job(form, one, one, NULL);
+  merge_groups(j);
+  int64_t size = j->groups * j->window * j->depth * round_up(j->D, lanes);
+  release(&j->work);
+  return size;
+}
+
+/* Packed weights, their bias and the weights themselves, in one array; `form` gets their places. */
+static int pack_constants(int64_t *form, Array *w, Array *bias, Array *constants) {
+  int64_t lanes = kernels_in_use()->lanes, out = form[FUSED_OUTPUTS], size = packed_size(form);
+  int64_t with_zeros = round_up(out, lanes) + lanes, all;
+  Array packed;
+  make(&packed, 1, &size, 0);
+  FfiArray numbers = {FFI_S64, FUSED_NUMBERS, form};
+  FfiOption types[] = {FFI_ARRAY};
+  void *attributes[] = {&numbers};
+  FfiBuffer *operands[] = {&w->buffer}, *results[] = {&packed.buffer};
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = 1, .buffers = operands}, .results = {.count = 1, .buffers = results},
+    .options = {.count = 1, .kinds = types, .values = attributes},
+  };
+  FfiError *failed = jaxnet_pack(&frame);
+  if (failed) return printf("pack: %s\n", failed->message), 0;
+  form[FUSED_PACKED] = 0;
+  form[FUSED_BIAS] = round_up(size, 16);
+  form[FUSED_KERNEL] = form[FUSED_BIAS] + with_zeros;
+  all = form[FUSED_KERNEL] + w->array.n;
+  make(constants, 1, &all, 0);
+  float *to = constants->array.data;
+  memcpy(to, packed.array.data, (size_t)size * 4);
+  memset(to + form[FUSED_BIAS], 0, (size_t)with_zeros * 4);
+  memcpy(to + form[FUSED_BIAS], bias->array.data, (size_t)out * 4);
+  memcpy(to + form[FUSED_KERNEL], w->array.data, (size_t)w->array.n * 4);
+  drop(&packed);
+  return 1;
+}
+
+/* One axis of a fused call: its size, window and the rest. */
+static void draw_axis(int i, int winograd, int flat, int one_tap, int64_t *form, int64_t *of_plain,
+                      int64_t dims[3][RANK]) {
+  int64_t size, window, step, apart, low, high, room;
+  do {
+    size = i == 2 ? draw(1, 40) : PICK(1, 2, 5, 9, 20), window = i == 2 ? draw(1, 7) : draw(1, 5);
+    step = PICK(1, 1, 2, 3), apart = PICK(1, 1, 1, 2, 3), low = draw(-1, 4), high = draw(-1, 4);
+    if (winograd) window = 3, step = apart = 1, low = draw(0, 2), high = draw(0, 2);
+    if (one_tap) window = 1;
+    if (!i) size = draw(1, 4), window = draw(1, 3);
+    if (!i && flat) size = window = step = 1, low = high = 0;
+    room = size + low + high - (window - 1) * apart;
+  } while (room < 1);
+  form[FUSED_STRIDE + i] = of_plain[STRIDE + i] = step;
+  form[FUSED_DILATION + i] = of_plain[DILATION + i] = apart;
+  form[FUSED_LOW + i] = of_plain[LOW + i] = low;
+  form[FUSED_WINDOW + i] = window;
+  of_plain[GAPS + i] = 1;
+  dims[0][2 + i] = size, dims[1][1 + i] = window, dims[2][2 + i] = (room - 1) / step + 1;
+}
+
+/* What a fused call is to compute; dims are those of x, w and y with an axis of nets. */
+static void draw_fused(int64_t *form, int64_t *of_plain, int64_t dims[3][RANK]) {
+  int winograd = !draw(0, 2), flat = winograd || draw(0, 1), one_tap = !winograd && !draw(0, 3);
+  long groups = winograd ? 1 : PICK(1, 1, 1, 2, 3, 16, 32, 48);
+  long in = groups > 3 ? PICK(1, 1, 1, 2) : FEATURES, out = groups > 3 ? PICK(1, 1, 1, 3) : FEATURES;
+  form[FUSED_TILE] = winograd ? PICK(2, 4) : 0;
+  form[FUSED_GROUPS] = of_plain[GROUPS] = groups;
+  form[FUSED_ACTIVATION] = draw(0, ACTIVATIONS - 1);
+  for (int i = 0; i < 3; i++) draw_axis(i, winograd, flat, one_tap, form, of_plain, dims);
+  of_plain[KIND] = VALUE;
+  dims[0][0] = dims[1][0] = dims[2][0] = 1;
+  dims[0][1] = dims[2][1] = PICK(1, 1, 2, 3, 9);
+  dims[0][5] = form[FUSED_INPUTS] = in * groups, dims[1][4] = in;
+  dims[1][5] = dims[2][5] = form[FUSED_OUTPUTS] = out * groups;
+}
+
+/* The exact results of a convolution, with what follows it. */
+static void follow(const int64_t *form, float least, float most, const Array *bias, const Array *added, Array *y) {
+  for (long i = 0; i < y->array.n; i++) {
+    double sum = y->exact[i] + bias->exact[i % form[FUSED_OUTPUTS]] + (added ? added->exact[i] : 0);
+    if (isfinite(sum)) largest_sum = MAX(largest_sum, fabs(sum));
+    double bounded = sum < least ? least : sum > most ? most : sum;
+    y->exact[i] = activated(form[FUSED_ACTIVATION], bounded);
+  }
+}
+
+static int fused_case(long one) {
+  int64_t form[FUSED_NUMBERS] = {0}, of_plain[NUMBERS], dims[3][RANK];
+  int was_wild = wild, adds = (int)draw(0, 1);
+  float least = draw(0, 1) ? -INFINITY : (float)draw(-2, 0), most = draw(0, 1) ? INFINITY : (float)draw(1, 6);
+  Array x, w, y, bias, added, constants;
+  draw_fused(form, of_plain, dims);
+  make(&x, RANK, dims[0], 1);
+  make(&added, RANK, dims[2], 1);
+  make(&y, RANK, dims[2], 0);
+  wild = 0; /* weights are finite */
+  make(&w, RANK, dims[1], 1);
+  make(&bias, 1, dims[2] + 5, 1);
+  wild = was_wild;
+  plain(of_plain, dims, (double *[]){x.exact, w.exact, y.exact});
+  follow(form, least, most, &bias, adds ? &added : NULL, &y);
+  drop_nets(&x), drop_nets(&w), drop_nets(&added), drop_nets(&y);
+  only_level = jaxnet_level() > 2 && draw(0, 1) ? 2 : 0;
+  if (only_level) jaxnet_use(only_level);
+  int good = pack_constants(form, &w, &bias, &constants);
+  FfiArray numbers = {FFI_S64, FUSED_NUMBERS, form};
+  FfiScalar low = {FFI_F32, &least}, high = {FFI_F32, &most};
+  FfiOption types[] = {FFI_ARRAY, FFI_SCALAR, FFI_SCALAR};
+  void *attributes[] = {&numbers, &low, &high};
+  FfiBuffer *operands[] = {&x.buffer, &constants.buffer, &added.buffer}, *results[] = {&y.buffer};
+  Array *made[] = {&y};
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = 2 + adds, .buffers = operands}, .results = {.count = 1, .buffers = results},
+    .options = {.count = 3, .kinds = types, .values = attributes},
+  };
+  highest_only = 1;
+  good = good && right("fused", one, jaxnet_fused, &frame, made, 1);
+  highest_only = only_level = 0, largest_sum = 0;
+  jaxnet_use(jaxnet_level());
+  drop(&x), drop(&w), drop(&y), drop(&bias), drop(&added), drop(&constants);
+  return good;
+}
 
 static int lstm_case(long one) {
   int back = (int)draw(0, 1), masked = (int)draw(0, 1), slopes = back || draw(0, 1);
@@ -928,6 +1081,7 @@ static const struct {
   int (*run)(long one);
 } CASES[] = {
   {"convolution", convolution_case}, {"product", product_case}, {"winograd", winograd_case},
+  {"fused", fused_case},
   {"lstm", lstm_case}, {"rnn", rnn_case}, {"gemv", gemv_case}, {"attention", attention_case},
   {"attention_one", attention_one_case}, {"norm", norm_case}, {"moments", moments_case},
   {"pool", pool_case}, {"keep", keep_case},

@@ -32,7 +32,7 @@ BUILDS = {
 
 
 KERNELS = (
-    "convolution", "product", "winograd", "lstm", "rnn", "gemv", "attention", "attention_one",
+    "convolution", "product", "winograd", "fused", "lstm", "rnn", "gemv", "attention", "attention_one",
     "norm", "moments", "pool", "keep",
 )  # fmt: skip
 # New memory is NaN throughout, so that reading what nobody wrote shows in the results.

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.nets import carried_entries, check_net
+from jaxnet.rewriting.inference import net_of
 from jaxnet.services.checks import all_native, at_least, check_input, check_options, one_of
 from jaxnet.services.files import file_path, readable, replace_file
 from jaxnet.services.trees import PyTree, describe, flat, with_entries
@@ -148,10 +149,10 @@ class Program(NamedTuple):
 
 
 def export(
-    net: Layer,
-    params: Params,
-    state: State,
-    x: PyTree,
+    net: Layer | Callable[..., Any],
+    params: Params | PyTree = None,
+    state: State | None = None,
+    x: PyTree = None,
     *,
     batch: int | None = None,
     platforms: Sequence[str] | None = None,
@@ -172,7 +173,8 @@ def export(
     such as "gru/h". What does not change, such as the statistics of batch norm, is a weight.
 
     Args:
-      net: Any layer.
+      net: Any layer, or what `jn.optimize_for_inference` returned. Then only x follows:
+        `export(answer, x)`.
       params, state: Params and state of the net; for a stream that of `jn.start_stream`.
       x: Input, or its `jn.spec`, or a pytree of them, batch axis first. For further variable sizes,
         pass specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`.
@@ -209,6 +211,7 @@ def export(
       >>> y.shape, state["h"].shape
       ((3, 1, 4), (3, 4))
     """
+    net, params, state, x = net_of("export", net, params, state, x)
     net, params, state = check_net("export", net, params, state, x)
     x = check_input("export", x)
     at_least("export", "batch", batch, optional=True)

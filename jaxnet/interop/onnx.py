@@ -8,7 +8,7 @@ these after the conversion. So we first trace the net in JAX's own operations (s
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +22,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.interop.export import entries_of, open_spec, variable_batch
 from jaxnet.interop.lax import OURS, evaluate
 from jaxnet.nets import carried_entries, check_net
+from jaxnet.rewriting.inference import net_of
 from jaxnet.services.checks import at_least, check_input, is_traced
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, replace_file
@@ -32,10 +33,10 @@ TOLERANCE = 1e-4  # largest difference in the comparison, relative to the larges
 
 
 def to_onnx(
-    net: Layer,
-    params: Params,
-    state: State,
-    x: PyTree,
+    net: Layer | Callable[..., Any],
+    params: Params | PyTree = None,
+    state: State | None = None,
+    x: PyTree = None,
     path: str | os.PathLike | None = None,
     *,
     batch: int | None = None,
@@ -55,7 +56,8 @@ def to_onnx(
     of jax2onnx, which takes seconds, and while it converts, other threads must not use JAX.
 
     Args:
-      net: Any layer.
+      net: Any layer, or what `jn.optimize_for_inference` returned. Then only x follows:
+        `to_onnx(answer, x)`.
       params, state: Params and state of the net, in float32.
       x: Input, or its `jn.spec`, or a pytree of them, batch axis first. For further variable sizes,
         pass specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`.
@@ -84,6 +86,7 @@ def to_onnx(
       >>> y.shape  # doctest: +SKIP
       (7, 3)
     """
+    net, params, state, x = net_of("to_onnx", net, params, state, x)
     net, params, state = check_net("to_onnx", net, params, state, x)
     data, x = x, check_input("to_onnx", x)
     params = jax.tree_util.tree_map_with_path(_wide, params)

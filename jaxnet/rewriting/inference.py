@@ -106,6 +106,32 @@ def _check_unchanged(net: Layer, params: Params, state: State, after: State, x: 
         )
 
 
+def net_of(who: str, net: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any, Any, Any]:
+    """Return net, params, state and x of a call, which may be (answer, x) instead.
+
+    Args:
+      who: Name of the function that was called.
+      net, params, state, x: Its first four arguments, None for missing ones.
+
+    Raises:
+      TypeError: If an answer is not followed by x alone.
+
+    Example:
+      >>> answer = Answer(jnp.sin, "sin")
+      >>> _, params, state, x = net_of("export", answer, jnp.ones(2), None, None)
+      >>> params, state, x.shape
+      ({}, {}, (2,))
+    """
+    if not isinstance(net, Answer):
+        return net, params, state, x
+    if params is None or state is not None or x is not None:
+        raise TypeError(
+            f"{who}: write {who}(answer, x) for what jn.optimize_for_inference returned; export a "
+            "stream itself, with its params and state"
+        )
+    return net.in_jax, {}, {}, params
+
+
 class Answer:
     """A function with folded weights, compiled for each shape of its arguments.
 
@@ -150,6 +176,12 @@ class Answer:
             return jax.tree.unflatten(structure, folded.run(constants, others, leaves))
 
         return lambda leaves: run(folded.constants, folded.others, leaves)
+
+    def in_jax(self, *args: PyTree) -> PyTree:
+        """Return the same result by operations of JAX alone, as an exported program has them."""
+        folded, structure = self.folded(args, in_c=False)
+        results = folded.run(folded.constants, folded.others, jax.tree.leaves(args))
+        return jax.tree.unflatten(structure, results)
 
     def folded(self, specs: tuple, *, in_c: bool) -> tuple[Folded, Any]:
         """Return the program for arguments of these shapes, and the structure of its result.

@@ -152,8 +152,10 @@ def _is_plain(dtype: Any) -> bool:
 def _grows(eqn: Any) -> bool:
     """Whether an equation broadcasts to a larger array than a vector, which is not kept."""
     before, after = eqn.invars[0].aval.shape if eqn.invars else (), eqn.outvars[0].aval.shape
-    is_broadcast = eqn.primitive.name == "broadcast_in_dim"
-    return is_broadcast and len(after) > 1 and math.prod(after) > math.prod(before)
+    if eqn.primitive.name != "broadcast_in_dim" or len(after) < 2:
+        return False
+    is_known = all(isinstance(size, int) for size in after)  # as it may not be in an export
+    return not is_known or math.prod(after) > math.prod(before)
 
 
 def _only_reshapes(eqn: Any) -> bool:

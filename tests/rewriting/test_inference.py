@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from jaxnet.interop.export import export
 from jaxnet.rewriting.folding import Call, Folded
 from tests.helpers import near
 
@@ -244,3 +245,17 @@ def test_a_net_that_changes_its_state_must_say_so():
     step = jn.optimize_for_inference(lambda state, x: counted.apply(params, state, x))
     _, state = step(state, x)
     assert state["count"] == 1
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_exported_answers_have_folded_weights(batch):
+    net = jn.serial(jn.conv(8, 3), jn.batch_norm(), jax.nn.relu, jn.flatten(), jn.dense(3))
+    x = jax.random.normal(jax.random.key(1), (3, 6, 6, 2))
+    params, state = made(net, x)
+    answer = jn.optimize_for_inference(net, params, state)
+    program = export(answer, jn.spec((2, 6, 6, 2)), batch=batch)
+    near(program(x), net.apply(params, state, x)[0], 1e-5)
+    text = program.exported.mlir_module()
+    assert "jaxnet" not in text and "rsqrt" not in text
+    with pytest.raises(TypeError, match=r"write export\(answer, x\)"):
+        export(answer, params, state, x)
