@@ -11,11 +11,9 @@ from tests.rewriting.test_inference import calls_of, made
 
 
 def test_norms_biases_and_activations_become_part_of_convolutions():
-    net = jn.serial(
-        jn.conv(8, 3, use_bias=False), jn.batch_norm(), jax.nn.relu,
-        jn.conv(8, 3), jn.batch_norm(use_scale=False), jax.nn.silu,
-        jn.flatten(), jn.dense(5), jnp.tanh,
-    )  # fmt: skip
+    first_block = jn.conv(8, 3, use_bias=False), jn.batch_norm(), jax.nn.relu
+    second_block = jn.conv(8, 3), jn.batch_norm(use_scale=False), jax.nn.silu
+    net = jn.serial(*first_block, *second_block, jn.flatten(), jn.dense(5), jnp.tanh)
     x = jnp.ones((8, 8, 8, 3))
     params, state = made(net, x)
     first, second, third = (call.fused for call in calls_of(net, params, state, x))

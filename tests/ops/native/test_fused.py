@@ -87,10 +87,9 @@ def check(seed):
     kernel /= np.float32(math.sqrt(math.prod(kernel.shape[:-1])))
     bias = rng.normal(size=features).astype("float32")
     least, most = BOUNDS[rng.integers(len(BOUNDS))]
-    described, constants = assembled(
-        form, kernel, bias, batch=batch, least=least, most=most,
-        activation=str(rng.choice(["", *ACTIVATIONS])),
-    )  # fmt: skip
+    activation = str(rng.choice(["", *ACTIVATIONS]))
+    follows = {"least": least, "most": most, "activation": activation}
+    described, constants = assembled(form, kernel, bias, batch=batch, **follows)
     added = None
     if rng.integers(2):
         added = rng.normal(size=(batch, *form.outputs, features)).astype("float32")
