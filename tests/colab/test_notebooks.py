@@ -33,6 +33,7 @@ PACKAGES = {
     "data": ("array_record", "sklearn", "tensorflow_datasets"),
     "runs": ("grain",),
     "text": ("sacrebleu", "tokenizers"),
+    "pretrained": ("gguf", "tokenizers"),
     "speech": ("librosa",),
     "experiments": ("statsmodels", "tyro"),
 }
@@ -124,9 +125,9 @@ def test_runs_with_all_its_asserts(path: Path, run, monkeypatch):
     given = own_extras(path)
     for extra in given:  # else the lesson would install it
         pytest.importorskip(MODULES[extra], reason=f"needs the extra jaxnet-toolkit[{extra}]")
-    for extra, packages in PACKAGES.items():
-        for package in packages if extra not in given else ():
-            monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    installed = {package for extra in given for package in PACKAGES.get(extra, ())}
+    for package in set().union(*PACKAGES.values()) - installed:
+        monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
     monkeypatch.setenv("JAXNET_SIZE", "tiny")
     monkeypatch.setattr(jn.data.tfds, "load", no_network)
     done = run(path)
