@@ -1,4 +1,4 @@
-"""Models in files of llama.cpp (.gguf), by the package gguf: weights as floats or integers."""
+"""Models in files of llama.cpp (.gguf): weights as floats, by the package gguf, or as integers."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.pretrained.gguf_header import check_places, read_header
+from jaxnet.pretrained.gguf_header import Tensor, read_header, read_tensors
 from jaxnet.pretrained.rotations import llama3_scaling
 from jaxnet.services.extras import extra
 from jaxnet.services.files import OneByOne, readable
@@ -151,18 +151,15 @@ def reading(who: str, path: Path) -> Iterator[None]:
         raise ValueError(f"{who}: {path} is damaged: {error!r:.200}") from None
 
 
-def opened(who: str, path: Path) -> tuple[dict[str, Any], Any]:
-    """Return the entries of a file of llama.cpp by name, and its tensors."""
+def opened(who: str, path: Path) -> tuple[dict[str, Any], list[Tensor]]:
+    """Return the entries of a file of llama.cpp by name, and its weights."""
     package = extra("gguf", "gguf", who, "pretrained")
     try:
         header = read_header(readable(who, path))
-        reader = package.GGUFReader(path)
-        sizes = {tensor.name: int(tensor.n_bytes) for tensor in reader.tensors}
-        check_places(header, sizes, path.stat().st_size)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        tensors = read_tensors(path, header, package)
+    except ValueError as error:
         raise ValueError(f"{who}: {path} is not a file of llama.cpp: {error}") from None
-    fields = {name: field.contents() for name, field in reader.fields.items()}
-    return fields, reader.tensors
+    return header.entries, tensors
 
 
 def _read(

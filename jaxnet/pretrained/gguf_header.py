@@ -1,14 +1,17 @@
-"""A look at the beginning of a file of llama.cpp, before the package gguf reads it.
+"""What precedes the weights in a file of llama.cpp, and the weights as they are stored.
 
-The package reads arrays one entry at a time, however many a file claims to have, and weights
-wherever it says they are. llama.cpp refuses files whose weights do not follow each other.
+The package gguf would read arrays one entry at a time, however many a file claims to have, and
+weights wherever it says they are. llama.cpp refuses files whose weights do not follow each other.
 """
 
+import math
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxnet.services.checks import is_integer
 
 MAGIC = b"GGUF"
 VERSIONS = 2, 3
@@ -20,6 +23,7 @@ FORMS = {
     11: "<i8", 12: "<f8",
 }  # fmt: skip
 MOST_AXES = 4
+FLOATS = {"F32": "<f4", "F16": "<f2"}  # other types stay bytes
 
 
 class Weights(NamedTuple):
@@ -45,15 +49,33 @@ class Header(NamedTuple):
       weights: Where each of them lies.
       start: Byte of the first of them.
       alignment: Bytes that each of them begins at a multiple of.
+      entries: Texts, numbers, or lists of one of these, by name.
     """
 
     weights: list[Weights]
     start: int
     alignment: int
+    entries: dict[str, Any]
+
+
+class Tensor(NamedTuple):
+    """The weights of one name as they are stored.
+
+    Fields:
+      name: Name in the file.
+      shape: Lengths of the axes, the innermost first.
+      tensor_type: Their type, of the package gguf.
+      data: Floats, or bytes of blocks along the last axis; the outermost axis comes first.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    tensor_type: Any
+    data: np.ndarray
 
 
 def read_header(path: Path) -> Header:
-    """Return where the weights of a file lie.
+    """Return the entries of a file, and where its weights lie.
 
     Args:
       path: Existing file.
@@ -66,18 +88,17 @@ def read_header(path: Path) -> Header:
         file.seek(0)
         cursor = _Cursor(file, size)
         count, entries = cursor.beginning()
-        alignment = cursor.entries(entries).get("general.alignment", ALIGNMENT)
+        found = cursor.entries(entries)
         weights = [cursor.weights() for _ in range(cursor.counted(count, "weights"))]
-        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise ValueError(f"its alignment must be a power of two, got {alignment!r}")
+        alignment = found.get("general.alignment", ALIGNMENT)
+        if not is_integer(alignment) or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"its alignment must be a power of two, got {alignment!r:.60}")
         start = -(-cursor.at // alignment) * alignment
-    return Header(weights, start, alignment)
+    return Header(weights, start, alignment, found)
 
 
 def read_entries(path: Path) -> dict[str, Any]:
     """Return the entries of a file by name: texts, numbers, or lists of one of these.
-
-    The package gguf takes many seconds for the words of a tokenizer, and this a fraction of one.
 
     Args:
       path: Existing file.
@@ -93,6 +114,54 @@ def read_entries(path: Path) -> dict[str, Any]:
         return cursor.entries(count)
 
 
+def read_tensors(path: Path, header: Header, package: Any) -> list[Tensor]:
+    """Return the weights of a file, whose numbers are read from it when they are used.
+
+    Args:
+      path: File.
+      header: Result of `read_header`.
+      package: The package gguf, which knows how many bytes the blocks of a type have.
+
+    Raises:
+      ValueError: If a type is not known, two weights have one name, or weights do not fit their
+        places; the message has no name of the file.
+    """
+    forms = [_form(each, package) for each in header.weights]
+    sizes = {
+        each.name: math.prod(form) for each, (_, form) in zip(header.weights, forms, strict=True)
+    }
+    if len(sizes) < len(header.weights):
+        raise ValueError("two of its weights have one name")
+    check_places(header, sizes, path.stat().st_size)
+    whole = np.asarray(np.memmap(path, mode="r"))
+    found = []
+    for each, (type_, form) in zip(header.weights, forms, strict=True):
+        first = header.start + each.offset
+        data = whole[first : first + sizes[each.name]].reshape(form)
+        if type_.name in FLOATS:
+            data = data.view(FLOATS[type_.name])
+        found.append(Tensor(each.name, each.shape, type_, data))
+    return found
+
+
+def _form(weights: Weights, package: Any) -> tuple[Any, tuple[int, ...]]:
+    """Return the type of weights, and the shape of their bytes, the outermost axis first."""
+    try:
+        type_ = package.GGMLQuantizationType(weights.type)
+    except ValueError:
+        raise ValueError(
+            f"the weights {weights.name!r:.60} have the type {weights.type}, which is not known"
+        ) from None
+    numbers, size = package.GGML_QUANT_SIZES[type_]
+    columns, *rows = weights.shape
+    if columns % numbers:
+        raise ValueError(
+            f"the weights {weights.name!r:.60} ({type_.name}) must have a multiple of {numbers} "
+            f"columns, got {columns}"
+        )
+    return type_, (*reversed(rows), columns // numbers * size)
+
+
 def check_places(header: Header, sizes: dict[str, int], end: int) -> None:
     """Raise unless the weights follow each other, and end in the file.
 
@@ -105,7 +174,7 @@ def check_places(header: Header, sizes: dict[str, int], end: int) -> None:
       ValueError: As said above; the message has no name of the file.
 
     Example:
-      >>> header = Header([Weights("a", (3,), 0, 0), Weights("b", (3,), 0, 32)], 64, 32)
+      >>> header = Header([Weights("a", (3,), 0, 0), Weights("b", (3,), 0, 32)], 64, 32, {})
       >>> check_places(header, {"a": 12, "b": 12}, 200)
     """
     expected = 0
@@ -151,7 +220,7 @@ class _Cursor:
         return self.number("<Q"), self.counted(self.number("<Q"), "entries")
 
     def text(self) -> str:
-        return self.take(self.number("<Q")).decode("utf-8", errors="replace")
+        return self.take(self.number("<Q")).decode("utf-8")
 
     def entries(self, count: int) -> dict[str, Any]:
         """Return the entries of a file by name."""
@@ -166,7 +235,7 @@ class _Cursor:
     def content(self, kind: int) -> Any:
         """Return a value."""
         if kind == STRING:
-            return self.take(self.number("<Q")).decode("utf-8")
+            return self.text()
         if kind != ARRAY:
             return self.numbers(kind, 1)[0]
         kind, count = self.number("<I"), self.number("<Q")
@@ -182,7 +251,7 @@ class _Cursor:
 
     def weights(self) -> Weights:
         name, axes = self.text(), self.number("<I")
-        if axes > MOST_AXES:
+        if not 1 <= axes <= MOST_AXES:
             raise ValueError(f"the weights {name!r:.60} have {axes} axes")
         shape = tuple(self.number("<Q") for _ in range(axes))
         return Weights(name, shape, self.number("<I"), self.number("<Q"))

@@ -164,7 +164,7 @@ def with_tensors(monkeypatch, change):
 
 
 class Stored:
-    """Weights as the package gguf gives them."""
+    """Weights as a file has them."""
 
     def __init__(self, name, data, kind="F32"):
         from gguf import GGMLQuantizationType
