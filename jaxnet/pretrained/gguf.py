@@ -349,7 +349,13 @@ class Tensors(OneByOne):
         if base in self.kinds:
             return self._part(base, part)
         tensor = self._tensors[name]
-        floats = self._quants.dequantize(tensor.data, tensor.tensor_type)
+        try:
+            floats = self._quants.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError:
+            raise ValueError(
+                f"load: the weights {tensor.name!r:.60} are {tensor.tensor_type.name}, which the "
+                "package gguf cannot turn into floats"
+            ) from None
         array = np.asarray(self._turned(tensor, floats), np.float32)
         _check_finite(tensor, array)
         if self._gemma and name.endswith("norm.weight"):

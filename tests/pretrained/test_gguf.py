@@ -247,3 +247,16 @@ def test_weights_that_are_not_finite_are_told(value, tmp_path, monkeypatch):
     with_tensors(monkeypatch, change)
     with pytest.raises(ValueError, match="'output_norm.weight' .F32. are damaged"):
         load(tmp_path / "model.gguf")
+
+
+def test_a_type_that_the_package_cannot_read_is_told(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    written(tmp_path / "model.gguf")
+
+    def change(fields, tensors):
+        new = Stored("output_norm.weight", np.zeros(80, np.uint8), "Q8_1")
+        return fields, [new if each.name == new.name else each for each in tensors]
+
+    with_tensors(monkeypatch, change)
+    with pytest.raises(ValueError, match="'output_norm.weight' are Q8_1, which the package gguf"):
+        load(tmp_path / "model.gguf")
