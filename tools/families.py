@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from jaxnet.pretrained import gguf
+from jaxnet.pretrained.adapters import GPT2_JOINED, PHI3_JOINED
 from jaxnet.pretrained.config import Rows, complete
 from jaxnet.pretrained.decoders import FAMILIES as DECODERS
 from jaxnet.pretrained.decoders import GPT2_NAMES, LLAMA_NAMES
@@ -65,7 +66,9 @@ def adapters(family: str) -> str:
     """Return whether PEFT's names are those of all kernels in a block, of some or of none."""
     if family not in DECODERS:
         return "jaxnet"
-    names = GPT2_NAMES if family == "gpt2" else LLAMA_NAMES
+    names = GPT2_NAMES | GPT2_JOINED if family == "gpt2" else LLAMA_NAMES
+    if family == "phi3":
+        names = names | PHI3_JOINED
     rows = rows_of(family)
     sources = {path: row if isinstance(row, str) else row[0] for path, row in rows.items()}
     kernels = [path for path in rows if re.fullmatch(r"block_\{i\}/.*kernel", path)]

@@ -20,17 +20,19 @@ class AdapterConfig(NamedTuple):
     """What an adapter_config.json says.
 
     Fields:
-      rank: Number of columns of a.
+      rank: Number of columns of a, unless a module has another one.
       scale: Factor of the product.
       targets: Function of the name of a module in PEFT, and the number of its block or None, that
         returns whether the module has an adapter.
       complete: Whether each of these modules must have one.
+      form_of: Function of the name of a module that returns its own rank and scale.
     """
 
     rank: int
     scale: float
     targets: Callable[[str, int | None], bool]
     complete: bool
+    form_of: Callable[[str], tuple[int, float]]
 
 
 def read_adapter_config(who: str, path: Path) -> AdapterConfig:
@@ -46,20 +48,26 @@ def read_adapter_config(who: str, path: Path) -> AdapterConfig:
         kind, rank, alpha = entries["peft_type"], entries["r"], entries["lora_alpha"]
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{where} is not the config of an adapter: {error!r:.200}") from None
-    if kind != "LORA" or type(rank) is not int or not 1 <= rank <= LARGEST_RANK:
+    if kind != "LORA" or not _is_rank(rank):
         raise ValueError(
             f"{where}: peft_type must be LORA, and r a whole number of at least 1 and at most "
             f"{LARGEST_RANK:,}, got {kind!r:.60} and {rank!r:.60}"
         )
-    if type(alpha) not in (int, float) or not abs(alpha) <= LARGEST_ALPHA:
+    if not _is_alpha(alpha):
         raise ValueError(
             f"{where}: lora_alpha must be a number up to {LARGEST_ALPHA:.0e}, got {alpha!r:.60}"
         )
     for name, value in entries.items():
         _check(where, name, value)
-    divisor = math.sqrt(rank) if entries.get("use_rslora") else rank
+    divisor = math.sqrt if entries.get("use_rslora") else float
     complete = entries.get("target_modules", ALL) != ALL
-    return AdapterConfig(rank, alpha / divisor, _targets(where, entries), complete)
+    return AdapterConfig(
+        rank,
+        alpha / divisor(rank),
+        _targets(where, entries),
+        complete,
+        _forms(where, entries, divisor),
+    )
 
 
 def _check(where: str, name: str, value: Any) -> None:
@@ -92,6 +100,48 @@ def _targets(where: str, entries: dict[str, Any]) -> Callable[[str, int | None],
         return chosen and is_target(module) and not is_left_out(module)
 
     return targets
+
+
+def _forms(
+    where: str, entries: dict[str, Any], divisor: Callable[[int], float]
+) -> Callable[[str], tuple[int, float]]:
+    """Return the function `form_of` of `AdapterConfig`."""
+    ranks = _by_module(where, "rank_pattern", entries, _is_rank)
+    alphas = _by_module(where, "alpha_pattern", entries, _is_alpha)
+
+    def form_of(module: str) -> tuple[int, float]:
+        rank = _of_module(ranks, module, entries["r"])
+        return rank, _of_module(alphas, module, entries["lora_alpha"]) / divisor(rank)
+
+    return form_of
+
+
+def _of_module(values: dict[str, Any], module: str, otherwise: Any) -> Any:
+    """Return the first value whose name ends the name of a module."""
+    fitting = (value for name, value in values.items() if f".{module}".endswith(f".{name}"))
+    return next(fitting, otherwise)
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= LARGEST_RANK
+
+
+def _is_alpha(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= LARGEST_ALPHA
+
+
+def _by_module(
+    where: str, name: str, entries: dict[str, Any], is_right: Callable[[Any], bool]
+) -> dict[str, Any]:
+    """Return an entry that holds numbers by the ends of the names of modules."""
+    value = entries.get(name) or {}
+    named = isinstance(value, dict) and all(PLAIN_NAME.fullmatch(key) for key in value)
+    if not named or not all(map(is_right, value.values())):
+        numbers = "ranks" if is_right is _is_rank else "numbers"
+        raise ValueError(
+            f"{where}: {name} must hold {numbers} by names of modules, got {value!r:.60}"
+        )
+    return value
 
 
 def _matcher(where: str, name: str, value: Any) -> Callable[[str], bool]:
@@ -135,9 +185,11 @@ def _is_list_of(value: Any, kind: type) -> bool:
 
 LARGEST_ALPHA = 1e9
 MOST_REPEATS = 4
+PLAIN_NAME = re.compile(r"\w+(\.\w+)*")
 PLAIN = re.compile(r"\^?(?:[\w-]|\\\.|(?:\.|\\d)[*+]?|[|()]|\(\?:)*\$?")
 USED = {
     "peft_type", "r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_transform",
+    "rank_pattern", "alpha_pattern",
 }  # fmt: skip
 # The values with which an adapter is the product of two matrices that was trained.
 ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -149,10 +201,10 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 }
 # They change what is computed, or say that the net's own weights are others.
 REFUSED = {
-    "alora_invocation_tokens", "alpha_pattern", "arrow_config", "corda_config",
+    "alora_invocation_tokens", "arrow_config", "corda_config",
     "ensure_weight_tying", "kasa_config", "layer_replication", "layers_pattern", "loftq_config",
     "lora_bias", "lora_ga_config", "megatron_config", "modules_to_save", "monteclora_config",
-    "rank_pattern", "target_parameters", "trainable_token_indices", "use_bdlora", "use_dora",
+    "target_parameters", "trainable_token_indices", "use_bdlora", "use_dora",
     "use_qalora", "velora_config",
 }  # fmt: skip
 # Of training, or of where the net comes from.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet.core import Layer, Params, State, as_layer, transformed
+from jaxnet.core import Layer, Params, State, as_layer, transformed, transforms_of
 from jaxnet.interop.names import by_names, to_names
 from jaxnet.interop.weights import write_files
 from jaxnet.pretrained.config import complete, with_dtype
@@ -167,6 +167,23 @@ def _copied(net: Layer) -> dict[str, bytes]:
             "folder that has it"
         )
         return {}
+
+
+def config_of(net: Layer) -> dict[str, Any] | None:
+    """Return the configuration of a net of `load`, also if it was adapted or quantized since then.
+
+    Returns:
+      The entries of its config.json; None for another net.
+
+    Example:
+      >>> adapted = jn.lora(described(jn.dense(3), {"model_type": "mine"}), 2)
+      >>> config_of(adapted)
+      {'model_type': 'mine'}
+    """
+    for each in transforms_of(net):
+        if isinstance(each.inside.options, _Described):
+            return parse_json(each.inside.options.config)
+    return None
 
 
 class _Described(NamedTuple):

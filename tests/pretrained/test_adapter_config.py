@@ -55,7 +55,13 @@ def test_what_is_off_or_of_the_training_changes_nothing(tmp_path, changes):
     ({"lora_ga_config": {"scale": "stable"}}, "lora_ga_config is not supported"),
     ({"bias": "all"}, "bias is not supported, got 'all'; it may be 'none'"),
     ({"use_rslora": "yes"}, "use_rslora is not supported, got 'yes'"),
-    ({"rank_pattern": {"q": 4}}, "rank_pattern is not supported"),
+    ({"alpha_pattern": {"q": "8"}}, "alpha_pattern must hold numbers by names of modules"),
+    ({"alpha_pattern": {"q": float("nan")}}, "alpha_pattern must hold numbers by names of modules"),
+    ({"rank_pattern": {"q": "4"}}, "rank_pattern must hold ranks by names of modules"),
+    ({"rank_pattern": {"q": 0}}, "rank_pattern must hold ranks by names of modules"),
+    ({"rank_pattern": {"q": 10**400}}, "rank_pattern must hold ranks by names of modules"),
+    ({"rank_pattern": {"(a+)+b": 4}}, "rank_pattern must hold ranks by names of modules"),
+    ({"alpha_pattern": ["q"]}, "alpha_pattern must hold numbers by names of modules"),
     ({"use_other": True}, "use_other is unknown, got True"),
     ({"target_modules": None}, "target_modules must be names of modules, got None"),
     ({"target_modules": "(a+)+b"}, "target_modules is a pattern that is not supported"),
@@ -65,3 +71,14 @@ def test_what_is_off_or_of_the_training_changes_nothing(tmp_path, changes):
 def test_what_peft_would_compute_otherwise_is_refused(tmp_path, changes, words):
     with pytest.raises(ValueError, match=f"load_adapter: .*adapter_config.json: {words}"):
         read(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(("module", "form"), [
+    ("h.0.attn.q_proj", (12, 2.0)), ("h.0.attn.my_q_proj", (4, 2.0)), ("q_proj", (12, 2.0)),
+    ("h.0.mlp.c_proj", (8, 3.0)), ("h.0.attn.c_proj", (4, 2.0)), ("h.1.k_proj", (4, 0.25)),
+])  # fmt: skip
+def test_modules_have_forms_of_their_own(module, form, tmp_path):
+    ranks = {"q_proj": 12, "mlp.c_proj": 8}
+    alphas = {"mlp.c_proj": 24, "q_proj": 24, "k_proj": 1}
+    config = read(tmp_path, rank_pattern=ranks, alpha_pattern=alphas)
+    assert config.form_of(module) == form

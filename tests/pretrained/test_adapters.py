@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
 from jaxnet.pretrained import load_adapter, save_adapter
+from jaxnet.pretrained.loading import described
 from jaxnet.services.trees import flat
 from jaxnet.transforms.kernels import replaced
 from tests.helpers import KEY, close, jit_apply, jit_init, shapes
@@ -21,6 +22,7 @@ from tests.pretrained.test_loading import LLAMA
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 TEXT = np.arange(12).reshape(2, 6) % 11
 GPT2 = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2}
+PHI3 = LLAMA | {"model_type": "phi3", "pad_token_id": 0}
 
 
 def decoder(config=LLAMA):
@@ -103,28 +105,38 @@ def test_the_names_are_those_of_peft(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of PEFT about transformers
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_against_peft(tmp_path, family):
+@pytest.mark.parametrize("where", [
+    "block*/kernel", "*/(query|value|mlp_gate)/kernel", "*/value/kernel"
+])  # fmt: skip
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+def test_against_peft(tmp_path, family, where):
     peft = pytest.importorskip("peft")
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    where = {"llama": "block*/kernel", "gpt2": "block*/(mlp_in|mlp_out|out)/kernel"}[family]
-    config = transformers.AutoConfig.for_model(**{"llama": LLAMA, "gpt2": GPT2}[family])
+    given = {"llama": LLAMA, "gpt2": GPT2, "phi3": PHI3}[family]
+    if family == "gpt2":
+        where = where.replace("mlp_gate", "mlp_in")
+    config = transformers.AutoConfig.for_model(**given)
     theirs = transformers.AutoModelForCausalLM.from_config(config)
     theirs.eval().save_pretrained(tmp_path / "base")
     net, own, state = jn.pretrained.load(tmp_path / "base")
     lora, params, *_ = adapted(net, TEXT, where=where)
     save_adapter(tmp_path / "ours", lora, params)
+    factors = {path: leaf for path, leaf in flat(params) if "_lora_" in path}
     params = load_adapter(tmp_path / "ours", lora, own)
+    again = {path: leaf for path, leaf in flat(params) if "_lora_" in path}
+    jax.tree.map(np.testing.assert_array_equal, again, factors)
     both = peft.PeftModel.from_pretrained(theirs, tmp_path / "ours")
     y = both(torch.tensor(TEXT)).logits.detach().numpy()
-    np.testing.assert_allclose(lora.apply(params, state, TEXT)[0], y, rtol=1e-4, atol=1e-5)
+    found = jit_apply(lora, params, state, TEXT)[0]
+    assert abs(found - jit_apply(net, own, state, TEXT)[0]).max() > 1e-3
+    np.testing.assert_allclose(found, y, rtol=0, atol=2e-5)
     for leaf in both.parameters():
         leaf.data *= 1.5
     both.save_pretrained(tmp_path / "theirs")
-    read = load_adapter(tmp_path / "theirs", lora, own)
-    ours, theirs = (tree["block_1"]["mlp_in"]["kernel_lora_a"] for tree in (params, read))
-    close(theirs, 1.5 * ours, 1e-5, 0)
+    theirs = dict(flat(load_adapter(tmp_path / "theirs", lora, own)))
+    for path, leaf in factors.items():
+        close(theirs[path], 1.5 * leaf, 1e-5, 0)
 
 
 def of_peft(tmp_path, config, targets, **options):
@@ -143,15 +155,20 @@ def of_peft(tmp_path, config, targets, **options):
     return both(torch.tensor(TEXT)).logits.detach().numpy(), net, own, state
 
 
-PHI3 = LLAMA | {"model_type": "phi3", "pad_token_id": 0}
-
-
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of PEFT
 @pytest.mark.parametrize(("config", "targets", "options"), [
     pytest.param(GPT2, None, {}, id="gpt2 as PEFT has it"),
     pytest.param(GPT2, ["c_attn", "c_proj"], {"fan_in_fan_out": True}, id="gpt2"),
     pytest.param(PHI3, ["qkv_proj", "gate_up_proj"], {"use_rslora": True}, id="phi3"),
     pytest.param(LLAMA, ["q_proj", "o_proj"], {"layers_to_transform": [1]}, id="one block"),
+    pytest.param(
+        LLAMA, ["q_proj", "o_proj"],
+        {"rank_pattern": {"self_attn.q_proj": 4}, "alpha_pattern": {"q_proj": 12}}, id="ranks",
+    ),
+    pytest.param(
+        GPT2, ["c_attn"], {"rank_pattern": {"c_attn": 6}, "alpha_pattern": {"c_attn": 18}},
+        id="gpt2 with the rank of three",
+    ),
     pytest.param(LLAMA, r".*(self_attn|mlp)\.(k|up)_proj", {}, id="a pattern"),
     pytest.param(LLAMA, "all-linear", {"exclude_modules": ["v_proj"]}, id="all but one"),
 ])  # fmt: skip
@@ -161,6 +178,47 @@ def test_adapters_of_peft_are_loaded(tmp_path, config, targets, options):
     found = jit_apply(net, merged, state, TEXT)[0]
     assert abs(found - jit_apply(net, own, state, TEXT)[0]).max() > 1e-2
     np.testing.assert_allclose(found, y, rtol=1e-4, atol=2e-5)
+
+
+def test_kernels_beside_each_other_have_columns_of_their_own(tmp_path):
+    net = described(decoder(PHI3), PHI3)
+    lora, params, own, _ = adapted(net, TEXT, where="*/(query|value)/kernel")
+    save_adapter(tmp_path, lora, params)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config["target_modules"] == ["self_attn.qkv_proj"]
+    assert (config["r"], config["rank_pattern"]) == (3, {"self_attn.qkv_proj": 9})
+    assert (config["lora_alpha"], config["alpha_pattern"]) == (1.5, {"self_attn.qkv_proj": 4.5})
+    factor = load_file(tmp_path / WEIGHTS)[f"{LAYER}.self_attn.qkv_proj.lora_B.weight"]
+    there = [[bool(block.any()) for block in np.split(rows, 3, 1)] for rows in by_part(factor, own)]
+    assert there == [[True, False, False], [False] * 3, [False, False, True]]
+    jax.tree.map(np.testing.assert_array_equal, load_adapter(tmp_path, lora, own), params)
+    every = jn.lora(net, 3, where="*/(query|key)/kernel", scale=0.5)
+    with pytest.raises(ValueError, match="block_0/attention/key/kernel .*has no adapter"):
+        load_adapter(tmp_path, every, own)
+
+
+LAYER = "base_model.model.model.layers.1"
+
+
+def by_part(factor, own):
+    """The rows of a second factor, divided among queries, keys and values."""
+    attention = own["block_1"]["attention"]
+    sizes = [attention[part]["kernel"][0].size for part in ("query", "key", "value")]
+    return np.split(factor, np.cumsum(sizes)[:2])
+
+
+@pytest.mark.parametrize(("pattern", "words"), [
+    ({"rank_pattern": {"qkv_proj": 6}, "alpha_pattern": {"qkv_proj": 3}}, "rank 9, but r is 6"),
+    ({"alpha_pattern": {}}, r"qkv_proj.lora_A.weight. has the scale 0.166667, and others 0.5"),
+    ({"r": 9, "lora_alpha": 4.5}, r"needs jn.lora\(net, 9, scale=0.5\)"),
+])  # fmt: skip
+def test_ranks_of_modules_that_do_not_fit(pattern, words, tmp_path):
+    lora, params, own, _ = adapted(described(decoder(PHI3), PHI3), TEXT)
+    save_adapter(tmp_path, lora, params)
+    config = json.loads((tmp_path / CONFIG).read_text()) | pattern
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"(?s)load_adapter: .*{words}"):
+        load_adapter(tmp_path, lora, own)
 
 
 def test_joined_factors_are_divided(tmp_path):
@@ -204,7 +262,7 @@ def test_a_module_that_is_targeted_must_be_in_the_file(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_changed_files_raise_or_say_the_same(tmp_path, family):
-    where = {"llama": "*/kernel", "gpt2": "block*/(mlp_in|mlp_out|out)/kernel"}[family]
+    where = {"llama": "*/kernel", "gpt2": "block*/kernel"}[family]
     net = NETS[family][0]()
     lora, params, own, _ = adapted(net, TEXT, where=where)
     save_adapter(tmp_path, lora, params)
