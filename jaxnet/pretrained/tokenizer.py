@@ -13,8 +13,11 @@ from jaxnet.pretrained.templates import render, template_of
 from jaxnet.pretrained.tokenizer_files import Words, read_words
 from jaxnet.services.checks import check_options, check_text, on_host
 
-# Our names of special tokens, and their names in a model's files.
-ROLES = {"end": "eos_token", "start": "bos_token", "pad": "pad_token", "unknown": "unk_token"}
+# Our names of special tokens, and their names in a model's files, of which the first is used.
+ROLES = {
+    "start": ("bos_token", "cls_token"), "end": ("eos_token", "sep_token"), "pad": ("pad_token",),
+    "unknown": ("unk_token",),
+}  # fmt: skip
 LARGEST = 2**31 - 1  # of an id
 ANSWER = "Qzjx"  # a reply that no template holds itself
 # What `transformers` makes of spaces if the files say clean_up_tokenization_spaces.
@@ -57,7 +60,8 @@ class Tokenizer:
 
     Attributes:
       size: Number of ids, which are 0 to size - 1. Some of them may stand for nothing.
-      start, end, pad, unknown: Ids of the special tokens; None if the model lacks one.
+      start, end, pad, unknown: Ids of the special tokens; None if the model lacks one. In encoders
+        such as BERT, [CLS] and [SEP] start and end a text.
       stop_ids: Ids that end a reply: of generation_config.json and config.json, the end of a text,
         and what the chat template writes after a reply.
     """
@@ -66,9 +70,8 @@ class Tokenizer:
         self._words = words
         self._library = words.library
         self.size = max(words.library.get_vocab().values(), default=-1) + 1
-        special = {role: self._id(words.special.get(name)) for role, name in ROLES.items()}
-        self.start, self.end = special["start"], special["end"]
-        self.pad, self.unknown = special["pad"], special["unknown"]
+        self.start, self.end = self._role("start"), self._role("end")
+        self.pad, self.unknown = self._role("pad"), self._role("unknown")
 
     def __repr__(self) -> str:
         return f"Tokenizer({str(self._words.place)!r}, size={self.size})"
@@ -118,13 +121,10 @@ class Tokenizer:
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end a reply."""
-        found = {*self._words.stop_ids}
-        if self.end is not None:
-            found.add(self.end)
-        turn = self._id(self._end_of_turn())
-        if turn is not None:
-            found.add(turn)
-        return tuple(sorted(found))
+        # A [SEP] divides texts too, so it ends no reply unless the files say so.
+        ends = self._words.special.get("eos_token"), self._end_of_turn()
+        found = {*self._words.stop_ids, *map(self._id, ends)}
+        return tuple(sorted(id_ for id_ in found if id_ is not None))
 
     # What `generate` needs.
 
@@ -197,6 +197,11 @@ class Tokenizer:
         with self._errors(who):
             found = self._library.encode(text, add_special_tokens=False).ids
         return np.array(found, np.int32)
+
+    def _role(self, role: str) -> int | None:
+        """Return the id of a special token by our name."""
+        named = [self._words.special[name] for name in ROLES[role] if name in self._words.special]
+        return self._id(named[0]) if named else None
 
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self._library.token_to_id(token)

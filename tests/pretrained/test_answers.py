@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.pretrained import load
+from jaxnet.pretrained import load, tokenizer
 
 PROMPT = np.array([[504, 3575, 282, 4649, 314]])  # "The capital of France is"
 
@@ -48,6 +48,9 @@ def test_minilm_gives_the_vectors_of_transformers(tmp_path):
     words = transformers.AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True)
     ids, there = np.array(words["input_ids"]), np.array(words["attention_mask"]) == 1
     net, params, state = load(folder)
+    ours = tokenizer(folder)
+    rows = [[ours.start, *ours.encode(text), ours.end] for text in TEXTS]
+    assert rows == [row[each].tolist() for row, each in zip(ids, there, strict=True)]
     found, _ = jax.jit(net.apply)(params, state, (jnp.asarray(ids), there))
     with torch.no_grad():
         given = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(there).long()}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.pretrained.generate import Stops, _prompt_ids, pieces
+from jaxnet.pretrained.generate import Stops, _prompt_ids, _stops, pieces
 from tests.pretrained.tokenizer_forms import MODELS, POSTS, TEXTS, write_form
 
 
@@ -92,6 +92,27 @@ def test_a_reply_ends_by_what_the_files_say(files, entries, wanted, changed):
         (place / name).write_text(json.dumps(content))
     words = jn.pretrained.tokenizer(place)
     assert words.stop_ids == tuple(sorted(words._id(word) for word in wanted))
+
+
+@pytest.mark.parametrize(("entries", "start", "end"), [
+    ({"bos_token": None, "eos_token": None}, "<unk>", "<|turn|>"),
+    ({"bos_token": None}, "<unk>", "</s>"), ({"eos_token": None}, "<s>", "<|turn|>"),
+    ({}, "<s>", "</s>"),
+])  # fmt: skip
+def test_texts_of_encoders_begin_and_end_too(entries, start, end, changed):
+    """BERT names a [CLS] and a [SEP], and neither a beginning nor an end."""
+    named = {"cls_token": "<unk>", "sep_token": "<|turn|>", "chat_template": None}
+    words = jn.pretrained.tokenizer(changed(**named, **entries))
+    assert (words.start, words.end) == (words._id(start), words._id(end))
+    assert words.stop_ids == ((words.end,) if end == "</s>" else ())
+
+
+def test_a_separator_ends_no_reply(changed):
+    entries = {"bos_token": None, "eos_token": None, "sep_token": "<|turn|>"}
+    words = jn.pretrained.tokenizer(changed(**entries, chat_template=None))
+    ids = [*words.encode("one"), words.end, *words.encode(" two")]
+    stops = _stops(words, ())
+    assert "".join(pieces(words, [], stops, ids)) == "one two"
 
 
 def test_tokens_of_the_settings_are_added(changed):
