@@ -36,7 +36,8 @@ CHATS = (
 )  # fmt: skip
 # Models whose published weights are compared in tests/pretrained/test_answers.py.
 PUBLISHED = {"llama": "SmolLM2", "bert": "MiniLM"}
-SAVED = {"gpt_oss": "as floats"}
+# How a family is saved; tests/pretrained/test_recorded.py does so with each of these.
+SAVED = dict.fromkeys(MODELS, "yes") | {"gpt_oss": "as floats"}
 NEEDED = {"qwen3_moe": {"norm_topk_prob": True}}  # entries whose default is not computed
 
 
@@ -56,7 +57,7 @@ def cells(family: str) -> list[str]:
         MODELS[family],
         takes,
         "yes" if family in gguf.FAMILIES.values() else "no",
-        SAVED.get(family, "yes"),
+        SAVED.get(family, "no"),
         adapters(family),
         f"{published}'s weights" if published else "random weights",
     ]

@@ -25,6 +25,11 @@ def test_the_table_says_what_the_tests_compare():
     assert all(name.lower() in tests for name in families.PUBLISHED.values())
 
 
+def test_a_family_that_is_not_saved_is_in_the_table(monkeypatch):
+    monkeypatch.setattr(families, "SAVED", {})
+    assert families.cells("vit")[4] == "no"
+
+
 def test_adapters_have_names_of_peft_where_its_layers_are_ours():
     found = {name: families.adapters(name) for name in ("llama", "phi3", "mixtral", "bert")}
     assert found == {

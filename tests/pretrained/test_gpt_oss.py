@@ -13,6 +13,7 @@ from jaxnet.pretrained import gpt_oss, load, save
 from tests.pretrained.test_decoders import PUBLISHED
 from tests.pretrained.test_encoders import slopes_agree
 from tests.pretrained.test_loading import SIZES, outputs, published
+from tools import families
 
 CONFIG = SIZES | {
     "model_type": "gpt_oss", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -81,6 +82,7 @@ def test_packed_experts_are_read_and_saved_as_floats(tmp_path):
         found = params[f"block_{i}"]["moe"]["experts"][name]
         np.testing.assert_array_equal(found["kernel"], wanted)
         np.testing.assert_array_equal(found["bias"], weights[f"{first}_bias"])
+    assert families.SAVED["gpt_oss"] == "as floats"
     save(tmp_path / "plain", net, params, state)
     config = json.loads((tmp_path / "plain/config.json").read_text())
     assert "quantization_config" not in config

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
 from jaxnet.interop import to_names
 from jaxnet.pretrained import decoder_table, load
 from tests.pretrained.test_loading import MODELS, outputs
-from tools import published
+from tools import families, published
 from tools.published import FAMILIES
 
 RECORDED, HEADER = jn.load(published.FILE)
@@ -73,6 +73,32 @@ def test_text_and_the_way_back(name, tmp_path):
     assert set(names) - head == set(weights) - head
     for key in set(names) & set(weights):
         np.testing.assert_allclose(names[key], weights[key], atol=1e-6)
+
+
+# Weights that no output depends on, which are dropped when a model is read.
+DROPPED = {"dinov2": {"dinov2.embeddings.mask_token"}}
+
+
+@pytest.mark.fast_cases("distilbert", "gpt2")
+@pytest.mark.parametrize("family", families.SAVED)
+def test_a_saved_model_is_the_one_that_was_read(family, tmp_path):
+    """So says the table that `tools.families` writes."""
+    rows = [name for name in published.ROWS if CONFIGS[name]["model_type"] == family]
+    assert rows
+    for name in rows:
+        folder = tmp_path / name
+        folder.mkdir()
+        net, params, state, weights = loaded(name, folder)
+        jn.pretrained.save(folder / "again", net, params, state)
+        again = load_file(folder / "again" / "model.safetensors")
+        assert weights.keys() - again.keys() == DROPPED.get(family, set())
+        for key, array in again.items():
+            np.testing.assert_array_equal(array, weights[key], err_msg=key)
+        config = json.loads((folder / "again" / "config.json").read_text())
+        for entries in (config, given := dict(CONFIGS[name])):
+            for entry in ("dtype", "torch_dtype"):
+                entries.pop(entry, None)
+        assert config == given
 
 
 @pytest.mark.slow
