@@ -220,6 +220,16 @@ def test_output_is_that_of_numpy(case: Case):
         close(y, right, 1e-4)
 
 
+@pytest.mark.slow
+def test_optimized_for_inference_it_answers_the_same(case: Case):
+    params = moved(case.params)
+    state = moved(case.state, 0.1) if case.row.train == "differs" else case.state
+    y, _ = jax.jit(case.apply)(params, state, case.x)
+    found = jn.optimize_for_inference(case.layer, params, state)(case.x)
+    assert jax.tree.structure(y) == jax.tree.structure(found)
+    close(found, y, 1e-5)
+
+
 # What is no float, or hangs on the last digit, at these sizes of the input.
 BEYOND = {
     "multi_head_attention": (1e30, "scores are products of two inputs"),

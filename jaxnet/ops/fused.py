@@ -110,7 +110,7 @@ def _in_jax(fused: Fused, x, constants, added=None):
 
     kernel = constant(fused.kernel, fused.kernel_shape)
     y = bilinear(x[None], kernel[None], wanted="y", form=fused.form)[0]
-    y += constant(fused.bias, (fused.features,))
+    y += constant(fused.bias, (1,) * (y.ndim - 1) + (fused.features,))
     if added is not None:
         y += added
     y = _between(y, fused.least, fused.most)

@@ -16,7 +16,9 @@ from jaxnet.services.checks import a_function
 from jaxnet.services.trees import PyTree, shapes_of
 
 MOST_SHAPES = 4  # whose programs are kept, each with weights of its own
-MOST_INSIDE = 2**20  # bytes of weights that are part of a program: others are arguments of each call
+MOST_INSIDE = (
+    2**20
+)  # bytes of weights that are part of a program: others are arguments of each call
 ONE_ARRAY = (jax.Array, np.ndarray)
 
 

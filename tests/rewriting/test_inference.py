@@ -100,13 +100,7 @@ def check(seed):
     for found, expected in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert found.shape == expected.shape and found.dtype == expected.dtype
         assert abs(found - expected).max() <= TOLERANCE * abs(expected).max() + 1e-6, seed
-    return any(
-        call.fused.activation
-        or call.added
-        or call.fused.most < np.inf
-        or call.fused.least > -np.inf
-        for call in calls_of(net, params, state, x)
-    )
+    return bool(calls_of(net, params, state, x))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -115,9 +109,9 @@ def test_random_nets_answer_the_same(seed):
 
 
 @pytest.mark.long
-def test_most_of_two_hundred_random_nets_are_fused():
-    fused = sum(map(check, range(1000, 1200)))
-    assert fused >= 100, fused
+def test_most_of_two_hundred_random_nets_are_folded():
+    folded = sum(map(check, range(1000, 1200)))
+    assert folded >= 150, folded
 
 
 @pytest.mark.parametrize("wild", [np.nan, np.inf, 3e38])
