@@ -62,11 +62,15 @@ def of_torchvision(name: str) -> Any:
 def in_jaxnet(name: str, batch: int, folder: str, *, optimized: bool) -> Run:
     import jax
     import jax.numpy as jnp
+    import torch
 
     from jaxnet.interop.torch import from_torch
 
-    net, x = NETS[name](), jnp.asarray(pictures(batch))
-    params, state = from_torch(net, of_torchvision(name).state_dict(), x[:1])
+    net, x, twin = NETS[name](), pictures(batch), of_torchvision(name)
+    with torch.inference_mode():
+        outputs = twin(torch.tensor(x[:1]).permute(0, 3, 1, 2))
+    params, state = from_torch(net, twin.state_dict(), x[:1], outputs=outputs)
+    x = jnp.asarray(x)
     answer = jax.jit(lambda x: net.apply(params, state, x)[0])
     if optimized:
         answer = jn.optimize_for_inference(net, params, state)

@@ -16,6 +16,7 @@ import jaxnet as jn
 from experiments.benchmarks import __main__ as benchmark
 from experiments.benchmarks import (
     accelerated,
+    answering,
     figures,
     fresh,
     gpu,
@@ -556,3 +557,17 @@ def test_a_layer_and_its_twin_in_pytorch_have_outputs_of_one_shape(name, torch):
     theirs = twin(x, x, x) if name.startswith("attention") else twin(x)
     theirs = theirs[0] if isinstance(theirs, tuple) else theirs
     assert (theirs.movedim(1, -1) if case.first else theirs).shape == y.shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", answering.NETS)
+def test_answers_of_a_net_of_torchvision_are_ours(name, torch, monkeypatch, tmp_path):
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("compares with torchvision, which is not installed")
+    monkeypatch.setattr(answering, "PIXELS", 224 if name.startswith("vit") else 64)
+    words = name, 2, str(tmp_path)
+    ours = answering.made(answering.OURS, *words)()
+    assert ours.shape == (2, 1000)
+    for program in ("jaxnet", "PyTorch"):
+        error = abs(answering.made(program, *words)() - ours).max() / abs(ours).max()
+        assert error < answering.TOLERANCE, program
