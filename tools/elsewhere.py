@@ -113,6 +113,14 @@ def python(platform: str) -> Path:
     return found
 
 
+def go_to_compiler(module: str, platform: str) -> None:
+    """Unless the compiler is here, run a module with the same arguments where it is, and exit."""
+    if os.environ.get("JAXNET_ELSEWHERE") != platform:
+        settings = SETTINGS | {"JAXNET_ELSEWHERE": platform, "PYTHONPATH": str(ROOT)}
+        command = [python(platform), "-m", module, *sys.argv[1:]]
+        raise SystemExit(subprocess.run(command, env=os.environ | settings, cwd=ROOT).returncode)
+
+
 class Seen(NamedTuple):
     """What a compiled program contains, per device.
 
@@ -461,10 +469,7 @@ def main() -> None:
     parser.add_argument("programs", nargs="+")
     parser.add_argument("--peers", nargs="+", default=["ours"], choices=["ours", "linen"])
     given = parser.parse_args()
-    if os.environ.get("JAXNET_ELSEWHERE") != given.target.platform:
-        settings = SETTINGS | {"JAXNET_ELSEWHERE": given.target.platform, "PYTHONPATH": str(ROOT)}
-        command = [python(given.target.platform), "-m", "tools.elsewhere", *sys.argv[1:]]
-        raise SystemExit(subprocess.run(command, env=os.environ | settings, cwd=ROOT).returncode)
+    go_to_compiler("tools.elsewhere", given.target.platform)
     run(given.target, given.programs, given.peers)
 
 
