@@ -289,7 +289,8 @@ class Adapted(Stored):
     scale: float
 
     shape = property(lambda self: self.kernel.shape)
-    dtype = property(lambda self: self.kernel.dtype)
+    # Not the kernel's alone: below `jn.cast`, a frozen kernel may have fewer bits than its factors.
+    dtype = property(lambda self: jnp.result_type(self.kernel.dtype, self.a, self.b))
 
     def array(self) -> jax.Array:
         kernel = materialized(self.kernel)

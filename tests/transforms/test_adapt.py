@@ -254,3 +254,14 @@ def test_factors_around_integers_are_floats_that_train(make):
         return adapted.apply(rest | {"kernel_lora_b": b}, state, jnp.ones((4, 6)))[0].sum()
 
     assert np.abs(jax.grad(loss)(b)).max() > 0
+
+
+def test_below_cast_a_kernel_of_16_bits_is_computed_in_16_bits():
+    """Its factors have 32, which would make all later values float32, and copies of all kernels."""
+    net = jn.cast(jn.lora(jn.dense(4, use_bias=False), 2, where="kernel"), jnp.bfloat16)
+    params, state = net.init(KEY, jn.spec((2, 8)))
+    params["kernel"] = params["kernel"].astype(jnp.bfloat16)
+    program = str(jax.make_jaxpr(lambda p, x: net.apply(p, state, x)[0])(params, jnp.ones((2, 8))))
+    products = [line for line in program.splitlines() if "= dot_general[" in line]
+    assert len(products) == 3
+    assert all(":bf16[" in line for line in products)
