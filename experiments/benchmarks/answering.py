@@ -56,6 +56,8 @@ def of_torchvision(name: str) -> Any:
             value.uniform_(0.5, 2.0)
         elif key.endswith("running_mean"):
             value.normal_(0.0, 0.1)
+        elif value.ndim > 1 and not value.any():  # a head that begins with zeros
+            value.normal_(0.0, 0.02)
     return net
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from jaxnet.core import Layer, Params, State
 from jaxnet.nets import carried_entries
 from jaxnet.rewriting.accelerate import accelerate
+from jaxnet.rewriting.batches import at_once, examples_apart
 from jaxnet.rewriting.folding import Folded
+from jaxnet.rewriting.steps import Steps
 from jaxnet.services.checks import a_function
 from jaxnet.services.trees import PyTree, shapes_of
 
@@ -187,16 +189,48 @@ class Answer:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
             jax.tree.map(jax.typeof, args),
         )
-        folded, structure = self.folded(specs, in_c=jax.default_backend() == "cpu")
+        in_c = jax.default_backend() == "cpu"
+        some, parts = self._part(specs) if in_c else (specs, 1)
+        folded, structure = self.folded(some, in_c=in_c)
 
-        def run(known, *leaves):
+        def run_part(known, leaves):
             constants, others = known
             return jax.tree.unflatten(structure, folded.run(constants, others, leaves))
+
+        def run(known, *leaves):
+            if parts == 1:
+                return run_part(known, leaves)
+            divided = [leaf.reshape(parts, -1, *leaf.shape[1:]) for leaf in leaves]
+            results = jax.lax.map(partial(run_part, known), divided)
+            return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
 
         known = folded.constants, folded.others
         if sum(array.nbytes for array in jax.tree.leaves(known)) > MOST_INSIDE:
             return partial(jax.jit(run), known)
         return jax.jit(partial(run, jax.tree.map(np.asarray, known)))
+
+    def _part(self, specs: tuple) -> tuple[tuple, int]:
+        """Return shapes of the examples that are computed at once, and how often."""
+        leaves = jax.tree.leaves(specs)
+        sizes = {leaf.shape[:1] for leaf in leaves}
+        (batch,) = sizes.pop() if len(sizes) == 1 and () not in sizes else (1,)
+        if batch < 2:
+            return specs, 1
+
+        def traced(count):
+            few = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), specs
+            )
+            program, _ = self._traced(few)
+            return few, self._of_known(Steps, program)
+
+        _, whole = traced(batch)
+        count = at_once(whole, batch)
+        if count == batch:
+            return specs, 1
+        _, more = traced(batch + 1)
+        few, part = traced(count)
+        return (few, batch // count) if examples_apart(whole, more, part) else (specs, 1)
 
     def in_jax(self, *args: PyTree) -> PyTree:
         """Return the same result by operations of JAX alone, as an exported program has them."""
@@ -211,10 +245,17 @@ class Answer:
           specs: Arguments, or their shapes.
           in_c: Whether weights are packed for the kernels in C.
         """
-        program, shapes = jax.make_jaxpr(accelerate(self.function), return_shape=True)(*specs)
+        program, shapes = self._traced(specs)
+        return self._of_known(partial(Folded, in_c=in_c), program), jax.tree.structure(shapes)
+
+    def _traced(self, specs: tuple) -> tuple[Any, PyTree]:
+        return jax.make_jaxpr(accelerate(self.function), return_shape=True)(*specs)
+
+    def _of_known(self, make: Callable, program: Any) -> Any:
+        """Return make(program), which computes with the weights."""
         try:
             with jax.ensure_compile_time_eval():
-                return Folded(program, in_c=in_c), jax.tree.structure(shapes)
+                return make(program)
         except jax.errors.TracerArrayConversionError:
             raise ValueError(
                 f"optimize_for_inference: the weights of {self.name} are traced, since they are an "
