@@ -30,7 +30,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, State
+from jaxnet.core import Layer
 from jaxnet.nets import carried_entries, check_net
 from jaxnet.rewriting.inference import net_of
 from jaxnet.services.checks import all_native, at_least, check_input, check_options, one_of
@@ -150,8 +150,8 @@ class Program(NamedTuple):
 
 def export(
     net: Layer | Callable[..., Any],
-    params: Params | PyTree = None,
-    state: State | None = None,
+    params: PyTree = None,
+    state: PyTree = None,
     x: PyTree = None,
     *,
     batch: int | None = None,

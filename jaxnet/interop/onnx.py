@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet.core import Layer, Params, State
+from jaxnet.core import Layer
 from jaxnet.interop.export import entries_of, open_spec, variable_batch
 from jaxnet.interop.lax import OURS, evaluate
 from jaxnet.nets import carried_entries, check_net
@@ -34,8 +34,8 @@ TOLERANCE = 1e-4  # largest difference in the comparison, relative to the larges
 
 def to_onnx(
     net: Layer | Callable[..., Any],
-    params: Params | PyTree = None,
-    state: State | None = None,
+    params: PyTree = None,
+    state: PyTree = None,
     x: PyTree = None,
     path: str | os.PathLike | None = None,
     *,
