@@ -139,7 +139,7 @@ class Steps:
 def _constant(value: Any, aval: Any = None) -> Variable:
     if aval is None:
         aval = jax.typeof(value)
-    if isinstance(value, jax.Array | np.generic | float | int | bool) and _is_plain(aval.dtype):
+    if not isinstance(value, np.ndarray) and _is_plain(aval.dtype):  # JAX has kinds of literals
         value = np.asarray(value, aval.dtype)
     return Variable(aval, is_known=True, value=value)
 

@@ -57,7 +57,8 @@ MIXED = {
 
 @pytest.mark.parametrize("name", BY_THEMSELVES)
 def test_examples_by_themselves(name):
-    assert apart(BY_THEMSELVES[name])
+    few = 2 if name == "attention" else 1  # JAX 0.7 multiplies one pair of matrices by other steps
+    assert apart(BY_THEMSELVES[name], part=few)
 
 
 @pytest.mark.parametrize("name", MIXED)
