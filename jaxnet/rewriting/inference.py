@@ -18,9 +18,7 @@ from jaxnet.services.checks import a_function
 from jaxnet.services.trees import PyTree, shapes_of
 
 MOST_SHAPES = 4  # whose programs are kept, each with weights of its own
-MOST_INSIDE = (
-    2**20
-)  # bytes of weights that are part of a program: others are arguments of each call
+MOST_INSIDE = 2**20  # bytes of weights that are part of a program; more are arguments of each call
 ONE_ARRAY = (jax.Array, np.ndarray)
 
 
@@ -40,9 +38,9 @@ def optimize_for_inference(
     - Everything else, such as a net in 16 bits, stays as it is.
 
     The first call for each shape of the input compiles a program. The programs of the last four
-    shapes are kept, each with its own weights, of up to five times the size of `params`. `params`
-    are no longer needed. The function works inside `jit`, `vmap` and `grad`. At a kink, such as
-    that of relu at 0, its derivative may differ from that of `net.apply`.
+    shapes are kept, each with its own weights, of up to five times the size of `params`, which are
+    kept too. The function works inside `jit`, `vmap` and `grad`. At a kink, such as that of relu at
+    0, its derivative may differ from that of `net.apply`.
 
     Args:
       net: Any layer; or a function of arrays, which may be a net of Flax, Equinox or Haiku with its
@@ -190,8 +188,8 @@ class Answer:
             jax.tree.map(jax.typeof, args),
         )
         in_c = jax.default_backend() == "cpu"
-        some, parts = self._part(specs) if in_c else (specs, 1)
-        folded, structure = self.folded(some, in_c=in_c)
+        (program, shapes), parts = self._part(specs) if in_c else (self._traced(specs), 1)
+        folded, structure = self._folded(program, in_c), jax.tree.structure(shapes)
 
         def run_part(known, leaves):
             constants, others = known
@@ -209,47 +207,46 @@ class Answer:
             return partial(jax.jit(run), known)
         return jax.jit(partial(run, jax.tree.map(np.asarray, known)))
 
-    def _part(self, specs: tuple) -> tuple[tuple, int]:
-        """Return shapes of the examples that are computed at once, and how often."""
-        leaves = jax.tree.leaves(specs)
-        sizes = {leaf.shape[:1] for leaf in leaves}
+    def _part(self, specs: tuple) -> tuple[tuple[Any, PyTree], int]:
+        """Return the program of the examples that are computed at once, and how often it runs."""
+        whole = self._traced(specs)
+        sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(specs)}
         (batch,) = sizes.pop() if len(sizes) == 1 and () not in sizes else (1,)
         if batch < 2:
-            return specs, 1
+            return whole, 1
+        steps = self._steps(whole)
+        count = at_once(steps, batch)
+        if count == batch:
+            return whole, 1
 
         def traced(count):
             few = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), specs
             )
-            program, _ = self._traced(few)
-            return few, self._of_known(Steps, program)
+            return self._traced(few)
 
-        _, whole = traced(batch)
-        count = at_once(whole, batch)
-        if count == batch:
-            return specs, 1
-        _, more = traced(batch + 1)
-        few, part = traced(count)
-        return (few, batch // count) if examples_apart(whole, more, part) else (specs, 1)
+        part = traced(count)
+        if examples_apart(steps, self._steps(traced(batch + 1)), self._steps(part)):
+            return part, batch // count
+        return whole, 1
 
     def in_jax(self, *args: PyTree) -> PyTree:
         """Return the same result by operations of JAX alone, as an exported program has them."""
-        folded, structure = self.folded(args, in_c=False)
+        program, shapes = self._traced(args)
+        folded = self._folded(program, in_c=False)
         results = folded.run(folded.constants, folded.others, jax.tree.leaves(args))
-        return jax.tree.unflatten(structure, results)
-
-    def folded(self, specs: tuple, *, in_c: bool) -> tuple[Folded, Any]:
-        """Return the program for arguments of these shapes, and the structure of its result.
-
-        Args:
-          specs: Arguments, or their shapes.
-          in_c: Whether weights are packed for the kernels in C.
-        """
-        program, shapes = self._traced(specs)
-        return self._of_known(partial(Folded, in_c=in_c), program), jax.tree.structure(shapes)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     def _traced(self, specs: tuple) -> tuple[Any, PyTree]:
+        """Return the program for arguments of these shapes, and the shapes of its result."""
         return jax.make_jaxpr(accelerate(self.function), return_shape=True)(*specs)
+
+    def _steps(self, traced: tuple[Any, PyTree]) -> Steps:
+        program, _ = traced
+        return self._of_known(Steps, program)
+
+    def _folded(self, program: Any, in_c: bool) -> Folded:
+        return self._of_known(partial(Folded, in_c=in_c), program)
 
     def _of_known(self, make: Callable, program: Any) -> Any:
         """Return make(program), which computes with the weights."""
