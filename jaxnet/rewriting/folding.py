@@ -102,7 +102,7 @@ class Folded:
         )
         if self.in_c and native.supports(core.form, core.batch, inputs, kernel.shape[-1]):
             how = native.plan(core.form, core.batch, inputs, kernel.shape[-1])
-            if how.reads_kernel and has_far_taps(kernel):
+            if how.tile and native.has_far_taps(kernel, how.tile):
                 how = native.plan(core.form, core.batch, inputs, kernel.shape[-1], tile=0)
             self._unpacked.append((len(self._pieces), kernel, how))
             packed = self._place(np.empty(how.size, np.float32))
@@ -191,16 +191,12 @@ def folded_weights(linear: Linear) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(kernel, np.float32), bias
 
 
-def has_far_taps(kernel: np.ndarray) -> bool:
-    """Return whether taps of a kernel (3, 3, inputs, features) are too far apart for Winograd.
-
-    Example:
-      >>> has_far_taps(np.ones((3, 3, 8, 8), np.float32))
-      False
-    """
-    most_apart = 1e4
-    sums = np.square(kernel.astype(np.float64)).sum((-2, -1))
-    return bool(sums.max() > most_apart * sums.min() or sums.max() > 1e20 or sums.max() < 1e-20)
+def _overflows(linear: Linear) -> bool:
+    """Whether a folded kernel may have numbers beyond float32."""
+    if linear.scale is None:
+        return False
+    by_feature = abs(linear.core.kernel).max(tuple(range(linear.core.kernel.ndim - 1)))
+    return bool((by_feature * abs(linear.scale) > LARGEST).any())
 
 
 def _chosen(program: Steps) -> dict[Variable, Linear | None]:
@@ -219,7 +215,7 @@ def _chosen(program: Steps) -> dict[Variable, Linear | None]:
             if form is None:
                 continue
             of_core.setdefault(form.core.place, []).append(variable)
-            if not np.isfinite(folded_weights(form)[0]).all():
+            if _overflows(form):
                 more.add(program.steps[form.core.place].outputs[0])
         for variables in of_core.values():
             if len(variables) > 1:

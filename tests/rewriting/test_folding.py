@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
-from jaxnet.rewriting.folding import Call, Folded, has_far_taps
+from jaxnet.rewriting.folding import Call, Folded
 from tests.helpers import near
 from tests.rewriting.test_inference import calls_of, made
 
@@ -74,9 +74,3 @@ def test_steps_with_effects_are_kept(capfd):
     folded.run(folded.constants, folded.others, [jnp.ones(2)])
     jax.effects_barrier()
     assert "seen 2.0" in capfd.readouterr().out
-
-
-def test_far_taps():
-    kernel = np.ones((3, 3, 8, 8), np.float32)
-    kernel[1, 1] = 1e4
-    assert has_far_taps(kernel)

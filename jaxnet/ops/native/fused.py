@@ -44,9 +44,9 @@ class Packed(NamedTuple):
     size: int
 
     @property
-    def reads_kernel(self) -> bool:
-        """Whether a call reads the kernel itself too: Winograd's, for tiles with huge numbers."""
-        return self.numbers[0] > 0
+    def tile(self) -> int:
+        """Results of a tile of Winograd's algorithm per axis; 0 for direct convolution."""
+        return self.numbers[0]
 
 
 def supports(form: Form, batch: int, inputs: int, features: int) -> bool:
@@ -148,6 +148,26 @@ def _fastest_tile(form, batch, inputs, features) -> int:
         reading = places * weights * 4 / WEIGHT_BYTES
         times[size] = products * 2 / TILE_PRODUCTS + reading + arrays * 4 / ARRAY_BYTES
     return min(times, key=lambda size: times[size])
+
+
+def has_far_taps(kernel: np.ndarray, tile: int) -> bool:
+    """Return whether taps of a kernel are too far apart for tiles: `has_far_weights` in C.
+
+    Args:
+      kernel: Kernel (3, 3, inputs, features).
+      tile: Results of a tile per axis.
+
+    Example:
+      >>> has_far_taps(np.ones((3, 3, 8, 8), np.float32), 4)
+      False
+    """
+    most_added = 128  # products in a row
+    leak = (5.4e-7 + 1.2e-7 * math.sqrt(min(kernel.shape[-2], most_added))) / (
+        8 if tile == 2 else 1
+    )
+    squares = np.square(kernel.astype(np.float64)).sum((-2, -1))
+    usual = 1e-28 <= squares.max() < 1e20
+    return bool(not usual or squares.max() > 1e-10 / leak**2 * squares.min())
 
 
 def _size(form, tile, inputs, features) -> int:

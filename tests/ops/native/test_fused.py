@@ -10,7 +10,7 @@ import pytest
 from jaxnet.ops import fused as ops
 from jaxnet.ops.convolution_lowering import Form, accelerator
 from jaxnet.ops.fused import ACTIVATIONS, Fused
-from jaxnet.ops.native import fused, instructions
+from jaxnet.ops.native import LIBRARY, fused, instructions
 from jaxnet.services.jax_versions import enable_x64
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
@@ -216,3 +216,22 @@ def test_places_outside_of_the_constants_are_refused(places):
     options = {"how": how, "least": -np.inf, "most": np.inf, "activation": "", "places": places}
     with pytest.raises(Exception, match="has_constants"):
         jax.block_until_ready(fused.run(jnp.ones((1, 3, 2)), jnp.ones(64), None, **options))
+
+
+@pytest.mark.parametrize(("tap", "tile", "is_far"), [(1e4, 2, True), (20, 4, True), (20, 2, False)])
+def test_far_taps(tap, tile, is_far):
+    kernel = np.ones((3, 3, 8, 8), np.float32)
+    kernel[1, 1] = tap
+    assert fused.has_far_taps(kernel, tile) == is_far
+
+
+def test_taps_are_as_far_apart_as_in_c():
+    """The constants of winograd_far.h, which decides for weights that are not packed."""
+    text = (LIBRARY.parent / "winograd_far.h").read_text("utf-8")
+    for constant in (
+        "RUN = 128",
+        "5.4e-7 + 1.2e-7 * sqrt",
+        "1e-10 / (leak * leak)",
+        "MOST_W = 1e20",
+    ):
+        assert constant in text
