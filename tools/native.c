@@ -1076,6 +1076,146 @@ static int keep_case(long one) {
   return good;
 }
 
+/* Functions of script.h by their numbers, of one number and of two. */
+static double mapped(long which, double x) {
+  switch (which) {
+    case 0: return -x;
+    case 1: return fabs(x);
+    case 2: return exp(x);
+    case 3: return tanh(x);
+    case 4: return sigmoid(x);
+    case 5: return sqrt(x);
+    case 6: return 1 / sqrt(x);
+    default: return erf(x);
+  }
+}
+static double combined(long which, double a, double b) {
+  switch (which) {
+    case 0: return a + b;
+    case 1: return a - b;
+    case 2: return a * b;
+    case 3: return a / b;
+    case 4: return a > b || isnan(a) ? a : b;
+    case 5: return a < b || isnan(a) ? a : b;
+    case 6: return a > b;
+    case 7: return a >= b;
+    case 8: return a < b;
+    case 9: return a <= b;
+    case 10: return a == b;
+    default: return a != b;
+  }
+}
+
+/* A step of a script, on arrays that end where it must not read: its numbers, the sizes of its operands
+ * and of its result. */
+typedef struct {
+  int64_t numbers[2 + 2 + 3 * SCRIPT_AXES], count, sizes[3], result;
+  int operands;
+} Scripted;
+
+static const int64_t FIRST = (int64_t)1 << SCRIPT_SPACE;
+
+static Scripted draw_step(void) {
+  int64_t n = draw(1, 150), many = draw(0, 1), rows = draw(1, 9), inner = FEATURES, outputs = FEATURES;
+  int64_t batch = draw(1, 3), a[SCRIPT_AXES], steps[SCRIPT_AXES], size = 1, space = 1;
+  switch (draw(0, SCRIPT_KINDS - 1)) {
+    case MAP: return (Scripted){{0, MAP, draw(0, SCRIPT_MAPS - 1), n, FIRST, 2 * FIRST}, 6, {n}, n, 1};
+    case COMBINE:
+      return (Scripted){{0, COMBINE, draw(0, SCRIPT_COMBINATIONS - 1), n, FIRST, many, 2 * FIRST, 1, 3 * FIRST},
+                        9, {many ? n : 1, n}, n, 2};
+    case SELECT: /* what is chosen is the result of a copy before */
+      return (Scripted){{0, SELECT, n, FIRST, 2 * FIRST, 3 * FIRST}, 6, {n, n}, n, 2};
+    case REDUCE:
+      return (Scripted){{0, REDUCE, draw(0, SCRIPT_REDUCTIONS - 1), rows, n, FIRST, 2 * FIRST}, 7, {rows * n}, rows, 1};
+    case TIMES:
+      return (Scripted){{0, TIMES, draw(0, 1), batch, rows, inner, outputs, FIRST, 2 * FIRST,
+                         many ? inner * outputs : 0, 3 * FIRST},
+                        11, {batch * rows * inner, (many ? batch : 1) * inner * outputs}, batch * rows * outputs, 2};
+    default: break;
+  }
+  Scripted s = {{0, MOVE, FIRST, 2 * FIRST}, 4 + 3 * SCRIPT_AXES, {1}, 1, 1};
+  for (int i = SCRIPT_AXES - 1; i >= 0; i--) {
+    a[i] = draw(1, 6), steps[i] = draw(0, 2) ? space * draw(1, 2) : 0;
+    space = MAX(space, a[i] * steps[i]);
+    s.sizes[0] += (a[i] - 1) * steps[i];
+    s.numbers[4 + i] = a[i], s.numbers[4 + SCRIPT_AXES + i] = steps[i], s.numbers[4 + 2 * SCRIPT_AXES + i] = size;
+    size *= a[i];
+  }
+  s.result = size;
+  return s;
+}
+
+/* The exact results of a step. */
+static void follow_step(const Scripted *s, double *const *x, double *y) {
+  const int64_t *n = s->numbers + 2;
+  for (long i = 0; i < s->result; i++)
+    switch (s->numbers[1]) {
+      case MAP: y[i] = mapped(n[0], x[0][i]); break;
+      case COMBINE: y[i] = combined(n[0], x[0][n[3] ? i : 0], x[1][i]); break;
+      case SELECT: y[i] = x[0][i] ? 0 : x[1][i]; break;
+      case REDUCE:
+        y[i] = x[0][i * n[2]];
+        for (long k = 1; k < n[2]; k++) y[i] = combined((long[]){0, 4, 5}[n[0]], y[i], x[0][i * n[2] + k]);
+        break;
+      case TIMES:
+        for (long k = 0, o = i % n[4], row = i / n[4]; k < n[3]; k++)
+          y[i] += x[0][row * n[3] + k] * x[1][row / n[2] * n[7] + (n[0] ? o * n[3] + k : k * n[4] + o)];
+        break;
+      default: {
+        long at = 0, rest = i;
+        for (int axis = SCRIPT_AXES - 1; axis >= 0; axis--) {
+          at += rest % n[2 + axis] * n[2 + SCRIPT_AXES + axis];
+          rest /= n[2 + axis];
+        }
+        y[i] = x[0][at];
+      }
+    }
+}
+
+/* Makes the operands ones of which a function has no pole and no root of less than 0. */
+static void keep_in_domain(const Scripted *s, Array *operands) {
+  int root = s->numbers[1] == MAP && (s->numbers[2] == 5 || s->numbers[2] == 6);
+  int quotient = s->numbers[1] == COMBINE && s->numbers[2] == 3, choice = s->numbers[1] == SELECT;
+  Array *a = operands + (quotient ? 1 : 0);
+  for (long k = 0; (root || quotient || choice) && k < a->array.n; k++) {
+    float drawn = a->array.data[k];
+    a->exact[k] = a->array.data[k] = choice ? (drawn > 0) : fabsf(drawn) + 0.1f;
+  }
+}
+
+static int script_case(long one) {
+  Scripted s = draw_step();
+  Array operands[2], y;
+  FfiBuffer *buffers[2], *results[] = {&y.buffer};
+  double *exact[2];
+  for (int i = 0; i < s.operands; i++) {
+    make(operands + i, 1, s.sizes + i, 1);
+    buffers[i] = &operands[i].buffer;
+    exact[i] = operands[i].exact;
+  }
+  make(&y, 1, &s.result, 0);
+  keep_in_domain(&s, operands);
+  follow_step(&s, exact, y.exact);
+  /* what a choice finds in its result is written by a step before: x - x */
+  int64_t numbers[9 + 20] = {0}, before = s.numbers[1] == SELECT ? 8 : 0;
+  const int64_t zeros_first[] = {COMBINE, 1, s.result, FIRST, 1, FIRST, 1, 3 * FIRST};
+  memcpy(numbers + 1, zeros_first, (size_t)before * sizeof(int64_t));
+  memcpy(numbers + 1 + before, s.numbers + 1, (size_t)(s.count - 1) * sizeof(int64_t));
+  FfiArray array = {FFI_S64, (size_t)(s.count + before), numbers};
+  FfiOption types[] = {FFI_ARRAY};
+  void *attributes[] = {&array};
+  Array *made[] = {&y};
+  FfiCall frame = {
+    .api = &api, .stage = FFI_EXECUTE,
+    .operands = {.count = s.operands, .buffers = buffers}, .results = {.count = 1, .buffers = results},
+    .options = {.count = 1, .kinds = types, .values = attributes},
+  };
+  int good = right("script", one, jaxnet_script, &frame, made, 1);
+  for (int i = 0; i < s.operands; i++) drop(operands + i);
+  drop(&y);
+  return good;
+}
+
 static const struct {
   const char *name;
   int (*run)(long one);
@@ -1085,6 +1225,7 @@ static const struct {
   {"lstm", lstm_case}, {"rnn", rnn_case}, {"gemv", gemv_case}, {"attention", attention_case},
   {"attention_one", attention_one_case}, {"norm", norm_case}, {"moments", moments_case},
   {"pool", pool_case}, {"keep", keep_case},
+  {"script", script_case},
 };
 enum { CASES_COUNT = sizeof(CASES) / sizeof(*CASES) };
 

@@ -34,6 +34,7 @@ BUILDS = {
 KERNELS = (
     "convolution", "product", "winograd", "fused", "lstm", "rnn", "gemv", "attention",
     "attention_one", "norm", "moments", "pool", "keep",
+    "script",
 )  # fmt: skip
 # New memory is NaN throughout, so that reading what nobody wrote shows in the results.
 MEMORY = "malloc_fill_byte=255:max_malloc_fill_size=1000000000"

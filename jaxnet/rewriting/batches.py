@@ -223,6 +223,13 @@ def _along(name: str) -> Callable[[Step, list[Axis]], list[Axis]]:
     return rule
 
 
+def _stack(step: Step, axes: list[Axis]) -> list[Axis]:
+    if None in axes:
+        raise Mixed
+    axis = _only(axes)
+    return [axis + (step.eqn.params["axis"] <= axis)]
+
+
 def _slice(step: Step, axes: list[Axis]) -> list[Axis]:
     axis = _only(axes)
     if step.inputs[0].shape[axis] != step.outputs[0].shape[axis]:
@@ -297,5 +304,6 @@ _RULES: dict[str, Callable[[Step, list[Axis]], list[Axis]]] = {
     "slice": _slice,
     "split": _along("axis"),
     "squeeze": _squeeze,
+    "stack": _stack,
     "transpose": _transpose,
 }

@@ -10,7 +10,9 @@ import numpy as np
 from jaxnet.ops import fused as fused_ops
 from jaxnet.ops.fused import Fused
 from jaxnet.ops.native import fused as native
+from jaxnet.rewriting import scripts
 from jaxnet.rewriting.fusion import Fusion, Linear
+from jaxnet.rewriting.scripts import Scripted
 from jaxnet.rewriting.steps import Step, Steps, Variable
 from jaxnet.services.jax_versions import bind
 
@@ -51,13 +53,16 @@ class Folded:
 
     def __init__(self, program: Any, *, in_c: bool):
         self.in_c = in_c
-        self.program = Steps(program)
+        self.program = Steps(program, scripts.opened) if in_c else Steps(program)
         self.program.compute_known()
+        if in_c:
+            self.program.steps = scripts.scripted(self.program)
         linear = _chosen(self.program)
         self._pieces: list[Any] = []
         self._size = 0
         self._unpacked: list[tuple[int, np.ndarray, native.Packed]] = []
         self._numbers: dict[Variable, int] = {}
+        self._places: dict[Variable, int] = {}
         self.others: list[Any] = []
         self.calls: list[Step | Call] = []
         for step in self.program.steps:
@@ -72,11 +77,20 @@ class Folded:
         if not wanted and not step.eqn.effects:
             return
         form = linear[wanted[0]] if wanted else None
-        if form is not None:
+        if isinstance(step.eqn, Scripted):
+            self._place_known(step.eqn)
+            self.calls.append(step)
+        elif form is not None:
             self.calls.append(self._call(wanted[0], form))
         else:
             self._note(step.inputs)
             self.calls.append(step)
+
+    def _place_known(self, found: Scripted) -> None:
+        """Place what steps in one call know."""
+        for variable in found.known:
+            if variable not in self._places:
+                self._places[variable] = self._place(np.asarray(variable.value, np.float32).ravel())
 
     def _note(self, variables: Sequence[Variable]) -> None:
         """Keep the values of known variables."""
@@ -135,7 +149,8 @@ class Folded:
         self._pieces, self._unpacked = [], []
         self.others = [jnp.asarray(value) for value in self.others]
         for step in (*self.program.early, *self.program.steps):
-            for variable in (*step.inputs, *step.outputs):
+            known = step.eqn.known if isinstance(step.eqn, Scripted) else ()
+            for variable in (*step.inputs, *step.outputs, *known):
                 variable.value = None
 
     def run(self, constants: jax.Array, others: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
@@ -151,9 +166,13 @@ class Folded:
         for call in self.calls:
             if isinstance(call, Call):
                 values[call.output] = _called(call, constants, values)
+                continue
+            arrays = [values[variable] for variable in call.inputs]
+            if isinstance(call.eqn, Scripted):
+                results = scripts.call(call.eqn, self._places, arrays, constants)
             else:
-                arrays = [values[variable] for variable in call.inputs]
-                values |= zip(call.outputs, bind(call.eqn, arrays), strict=True)
+                results = bind(call.eqn, arrays)
+            values |= zip(call.outputs, results, strict=True)
         return [values[variable] for variable in self.program.results]
 
 

@@ -1,7 +1,7 @@
 """A program as a list of steps without calls; what is known before it runs is computed."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +61,7 @@ class Steps:
 
     Args:
       program: Closed jaxpr.
+      opened: Function that returns the program of an equation whose steps are wanted too, or None.
 
     Attributes:
       inputs, results: Variables.
@@ -74,7 +75,8 @@ class Steps:
       (['exp'], ['max', 'add'])
     """
 
-    def __init__(self, program: Any):
+    def __init__(self, program: Any, opened: Callable[[Any], Any] = lambda eqn: None):
+        self.opened = opened
         self.steps: list[Step] = []
         self.early: list[Step] = []
         self.inputs = [Variable(v.aval) for v in program.jaxpr.invars]
@@ -96,7 +98,7 @@ class Steps:
         return [variable_of(atom) for atom in jaxpr.outvars]
 
     def _results(self, eqn: Any, inputs: tuple[Variable, ...]) -> Sequence[Variable]:
-        inner = eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
+        inner = eqn.params.get(_CALLS.get(eqn.primitive.name, "")) or self.opened(eqn)
         if inner is not None:
             body = getattr(inner, "jaxpr", inner)
             return self._inline(body, getattr(inner, "consts", ()), inputs)

@@ -32,6 +32,8 @@ BY_THEMSELVES = {
     "joined": lambda x: jnp.concatenate([x, x + 1], 1),
     "padded": lambda x: jnp.pad(x, ((0, 0), (1, 1), (0, 0))),
     "bias": lambda x: x + jnp.arange(4.0),
+    "stacked": lambda x: jnp.stack([x, 2 * x], 1),
+    "stacked before": lambda x: jnp.moveaxis(jnp.stack([x, 2 * x]), 0, 1),
 }
 MIXED = {
     "mean of the batch": lambda x: x - x.mean(0),
@@ -41,6 +43,7 @@ MIXED = {
     "reversed": lambda x: x[::-1],
     "first": lambda x: x - x[:1],
     "sorted": lambda x: jnp.sort(x, 0),
+    "stacked before": lambda x: jnp.stack([x, 2 * x]),
     "other axis": lambda x: jnp.moveaxis(x, 0, 1),
     "rows": lambda x: x.reshape(-1, 4),
     "sum of all": lambda x: x + x.sum(),

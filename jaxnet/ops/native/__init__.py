@@ -25,7 +25,7 @@ TARGETS = (
     "jaxnet_attention", "jaxnet_attention_back", "jaxnet_attention_one", "jaxnet_conv",
     "jaxnet_fused", "jaxnet_gemv", "jaxnet_gemv_transposed", "jaxnet_keep", "jaxnet_lstm",
     "jaxnet_lstm_back", "jaxnet_max_pool", "jaxnet_moments", "jaxnet_norm", "jaxnet_pack",
-    "jaxnet_rnn", "jaxnet_winograd",
+    "jaxnet_rnn", "jaxnet_script", "jaxnet_winograd",
 )  # fmt: skip
 
 # The library's names of the instruction sets.

@@ -16,17 +16,21 @@ INLINE VEC NAME(maximum)(VEC a, VEC b) {
 #endif
 }
 
+/* 2**f for f between -0.5 and 0.5, with relative error below 3e-7. */
+INLINE VEC NAME(power)(VEC f) {
+  VEC p = f * 1.3276471521e-03f + 9.6755413307e-03f;
+  p = p * f + 5.5507132750e-02f;
+  p = p * f + 2.4022119724e-01f;
+  p = p * f + 6.9314696706e-01f;
+  return p * f + 1.0f;
+}
+
 /* 2**x for x < 128, with relative error below 3e-7; 0 below 2**-126, and NaN for NaN. The sum with
  * 1.5 * 2**23 rounds to an integer. 127 more, and its last bits are the exponent of a power of 2. */
 INLINE VEC NAME(exp2)(VEC x) {
   const float round = 12582912 + 127;
   VEC shifted = x + round, f = x - (shifted - round);
-  VEC p = f * 1.3276471521e-03f + 9.6755413307e-03f;
-  p = p * f + 5.5507132750e-02f;
-  p = p * f + 2.4022119724e-01f;
-  p = p * f + 6.9314696706e-01f;
-  p = p * f + 1.0f;
-  p *= (VEC)((INTS)shifted << 23);
+  VEC p = NAME(power)(f) * (VEC)((INTS)shifted << 23);
   return (VEC)((INTS)p & ~(x < -126.0f));
 }
 

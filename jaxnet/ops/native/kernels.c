@@ -21,7 +21,8 @@
  *     jaxnet_moments          norm.h, mean and variance of         _moments of normalization.py,
  *                             features, or sums of a gradient      the transpose of its _push_batch
  *     jaxnet_max_pool         pool.h, values or the gradient       _highest of pooling.py,
- *                                                                  the transpose of its _push */
+ *                                                                  the transpose of its _push
+ *     jaxnet_script           script.h, small steps in turn        the steps themselves */
 
 #include "attention.h"
 #include "conv.h"
@@ -34,4 +35,5 @@
 #include "outer.h"
 #include "pool.h"
 #include "rnn.h"
+#include "script.h"
 #include "winograd.h"

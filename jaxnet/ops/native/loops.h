@@ -13,6 +13,7 @@
 #include "rnn_tiles.h"
 #include "keep_tiles.h"
 #include "activation_tiles.h"
+#include "script_tiles.h"
 #ifdef TWO_PRODUCTS
 #include "half_tiles.h"
 #endif
@@ -34,7 +35,8 @@ const Kernels NAME(kernels) = {
   },
   .write = {{NAME(write_2), NAME(write_4)}, {NAME(write_half_2), NAME(write_half_4)}},
   .weights = {NAME(weights_2), NAME(weights_4)}, .kernel = {NAME(kernel_2), NAME(kernel_4)},
-  .activations = NAME(activations), .squares = {{NAME(squares_2), NAME(squares_4)}, {NAME(squares_half_2), NAME(squares_half_4)}},
+  .activations = NAME(activations), .script = &NAME(script),
+  .squares = {{NAME(squares_2), NAME(squares_4)}, {NAME(squares_half_2), NAME(squares_half_4)}},
 #ifdef TWO_PRODUCTS
   .turn = NAME(turn), .pair = NAME(pair), .round = NAME(round),
 #endif

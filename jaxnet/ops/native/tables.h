@@ -227,6 +227,17 @@ typedef struct {
   AddTile *add_half[2][29], *add_rows_half[3][10];
 } Tiles;
 
+/* Loops over small arrays; see script_tiles.h. */
+enum { SCRIPT_MAPS = 8, SCRIPT_COMBINATIONS = 12, SCRIPT_REDUCTIONS = 3 };
+typedef struct {
+  void (*map[SCRIPT_MAPS])(const float *from, int64_t n, float *to);
+  void (*combine[SCRIPT_COMBINATIONS])(const float *first, int64_t many_first, const float *second,
+                                       int64_t many_second, int64_t n, float *to);
+  void (*select)(const float *which, const float *no, int64_t n, float *to);
+  void (*reduce[SCRIPT_REDUCTIONS])(const float *from, int64_t rows, int64_t n, float *to);
+  void (*times[2])(const float *x, const float *w, int64_t rows, int64_t inner, int64_t outputs, float *to);
+} ScriptLoops;
+
 /* All loops for one width of vectors; see loops.h. */
 typedef struct {
   int lanes, most;
@@ -258,6 +269,7 @@ typedef struct {
   SquareTile *read[2][2][2], *back[2][2][2], *write[2][2], *weights[2], *kernel[2];
   SquareSums *squares[2][2]; /* of what a tile reads */
   Activation *const *activations; /* by number; see activation_tiles.h */
+  const ScriptLoops *script;
   void (*panels)(const float *, int64_t n, int64_t width, int64_t panel, float *to);
   /* of words of two bfloat16, where the processor multiplies them; see half_tiles.h */
   void (*turn)(const uint16_t *, int64_t row, int64_t count, int64_t n, int64_t wide, float *to);
