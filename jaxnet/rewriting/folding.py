@@ -137,12 +137,15 @@ class Folded:
             packed = _pack(plans, kernels)
             for (number, _, _), piece in zip(self._unpacked, packed, strict=True):
                 self._pieces[number] = np.asarray(piece)
-        constants = np.zeros(self._size + LINE, np.float32)
+        constants = _lines_of_floats(self._size + LINE)
         place = 0
         for piece in self._pieces:
-            constants[place : place + len(piece)] = piece
+            end = place + len(piece)
+            constants[place:end] = piece
             place += -(-len(piece) // LINE) * LINE
-        return jnp.asarray(constants)
+            constants[end:place] = 0
+        constants[place:] = 0
+        return jax.device_put(constants, may_alias=True)
 
     def _forget(self) -> None:
         """Forget the weights before they were folded."""
@@ -184,6 +187,14 @@ def _called(call: Call, constants: jax.Array, values: dict[Variable, Any]) -> ja
     return fused_ops.apply(fused, x, constants, added).reshape(call.output.shape)
 
 
+def _lines_of_floats(count: int) -> np.ndarray:
+    """Return memory that begins on a line of the cache, which JAX takes without a copy."""
+    line = 4 * LINE
+    memory = np.empty(count + LINE, np.float32)
+    first = -memory.ctypes.data % line // 4
+    return memory[first : first + count]
+
+
 def _pack(plans: Sequence[native.Packed], kernels: Sequence[np.ndarray]) -> list[jax.Array]:
     """Return packed weights, by one compiled program."""
 
@@ -191,7 +202,7 @@ def _pack(plans: Sequence[native.Packed], kernels: Sequence[np.ndarray]) -> list
         pairs = zip(kernels, plans, strict=True)
         return [native.packed(kernel, how) for kernel, how in pairs]
 
-    return jax.jit(pack)(list(kernels))
+    return jax.jit(pack)([jax.device_put(kernel, may_alias=True) for kernel in kernels])
 
 
 def folded_weights(linear: Linear) -> tuple[np.ndarray, np.ndarray]:

@@ -124,6 +124,9 @@ class Steps:
                 needed.update(step.inputs)
         steps.reverse()
         given = [variable for variable in needed if variable.value is not None]
+        if all(map(_is_simple, steps)):
+            _compute_simple(steps)
+            return
 
         def compute(values: Sequence[Any]) -> list[Any]:
             known = dict(zip(given, values, strict=True))
@@ -136,6 +139,35 @@ class Steps:
             results = jax.jit(compute)([variable.value for variable in given])
             for variable, result in zip(wanted, results, strict=True):
                 variable.value = np.asarray(result) if _is_plain(result.dtype) else result
+
+
+# Norms and casts are computed by NumPy: compiling them takes as long as the rest of a net.
+_SIMPLE = {
+    "add": np.add,
+    "convert_element_type": lambda x: x,
+    "div": np.true_divide,
+    "max": np.maximum,
+    "min": np.minimum,
+    "mul": np.multiply,
+    "neg": np.negative,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "sqrt": np.sqrt,
+    "sub": np.subtract,
+}
+
+
+def _is_simple(step: Step) -> bool:
+    """Whether NumPy computes a step as JAX does, up to the last digit."""
+    dtypes = {variable.aval.dtype for variable in (*step.inputs, *step.outputs)}
+    return step.name in _SIMPLE and dtypes == {np.dtype("float32")}
+
+
+def _compute_simple(steps: Sequence[Step]) -> None:
+    with np.errstate(all="ignore"):
+        for step in steps:
+            (output,) = step.outputs
+            values = [np.asarray(variable.value) for variable in step.inputs]
+            output.value = np.asarray(_SIMPLE[step.name](*values), output.aval.dtype)
 
 
 def _constant(value: Any, aval: Any = None) -> Variable:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet.rewriting.steps import Steps
+from tests.helpers import close
 
 CALLS = {
     "jit": jax.jit(jnp.sin),
@@ -50,3 +51,18 @@ def test_broadcasts_to_larger_arrays_are_steps():
     program = jax.make_jaxpr(lambda x: x + jnp.broadcast_to(vector, x.shape))(jnp.ones((9, 4)))
     steps = Steps(program)
     assert [step.name for step in steps.steps] == ["broadcast_in_dim", "add"]
+
+
+def test_a_known_norm_is_computed_without_compiling(monkeypatch):
+    variance, scale = np.linspace(0.1, 3, 5, dtype=np.float32), np.full(5, 2, np.float32)
+
+    def norm(x):
+        factor = jnp.asarray(scale) * jax.lax.rsqrt(jnp.asarray(variance) + 1e-5)
+        return x * factor - jnp.maximum(factor, 1)
+
+    steps = Steps(jax.make_jaxpr(norm)(jnp.ones(5)))
+    monkeypatch.setattr(jax, "jit", None)
+    steps.compute_known()
+    factor = scale / np.sqrt(variance + 1e-5)
+    known = [v.value for step in steps.steps for v in step.inputs if v.is_known]
+    close(known, [factor, np.maximum(factor, 1)], 3e-7)
