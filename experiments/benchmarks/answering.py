@@ -11,7 +11,7 @@ them by `from_torch`, and onnxruntime and OpenVINO by PyTorch's own export.
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,10 +131,10 @@ def made(program: str, *words: Any) -> Run:
     return makers[program](*words)
 
 
-def serve(pipe: Any, program: str, *words: Any) -> None:
+def serve(pipe: Any, make: Callable[..., Run], *words: Any) -> None:
     """Send the output and the seconds of a call; then for each number, seconds of so many calls."""
     try:
-        run = made(program, *words)
+        run = make(*words)
         output = run()
         start = time.perf_counter()
         run()
@@ -153,14 +153,19 @@ def serve(pipe: Any, program: str, *words: Any) -> None:
 class Served:
     """A program in a process of its own.
 
+    Args:
+      make: Function of a module that makes the program.
+      *words: Its arguments.
+      seconds: Duration of a sample.
+
     Raises:
       PeerError: If it cannot be made.
     """
 
-    def __init__(self, program: str, *words: Any, seconds: float):
+    def __init__(self, make: Callable[..., Run], *words: Any, seconds: float):
         context = multiprocessing.get_context("spawn")
         self.pipe, there = context.Pipe()
-        arguments = (there, program, *words)
+        arguments = (there, make, *words)
         self.process = context.Process(target=serve, args=arguments, daemon=True)
         self.process.start()
         there.close()
@@ -200,14 +205,26 @@ class Config:
     """duration of a sample"""
 
 
-def compare(name: str, batch: int, config: Config) -> tuple[str, ...]:
-    """Return a row: net and batch, milliseconds of ours, and each program's time / ours."""
+def compare(
+    title: str, make: Callable[..., Run], words: Sequence[Any], config: Any, unit: float = 1e3
+) -> tuple[str, ...]:
+    """Return a row: its title, the time of ours, and each program's time / ours.
+
+    Args:
+      title: What is compared.
+      make: Function of a module from a program's name, these words and a folder to the program.
+      words: Arguments of `make`.
+      config: Has the number of rounds, and the seconds of a sample.
+      unit: How many of the unit of ours are a second.
+    """
     with tempfile.TemporaryDirectory() as folder:
         served, notes = {}, {}
         for program in PROGRAMS:
             try:
-                served[program] = Served(program, name, batch, folder, seconds=config.seconds)
+                served[program] = Served(make, program, *words, folder, seconds=config.seconds)
             except PeerError as error:
+                if program == OURS:
+                    raise
                 notes[program] = str(error)
         for _ in range(config.rounds):
             for one in served.values():
@@ -219,22 +236,21 @@ def compare(name: str, batch: int, config: Config) -> tuple[str, ...]:
     for program in PROGRAMS[1:]:
         if program in notes:
             cells.append("")
-            print(f"{name}, {program}: {notes[program]}")
+            print(f"{title}, {program}: {notes[program]}")
             continue
         one = served[program]
         difference = abs(one.output - ours.output).max() / abs(ours.output).max()
         if not difference < TOLERANCE:
-            print(f"{name}, {program}: its output differs by {difference:.1e}")
+            print(f"{title}, {program}: its output differs by {difference:.1e}")
         cells.append("{:.2f} ({:.2f} to {:.2f})".format(*bootstrap(one.samples, ours.samples)))
-    milliseconds = 1000 * float(np.median(ours.samples))
-    return f"{name}, {batch}", digits(milliseconds), *cells
+    return title, digits(unit * float(np.median(ours.samples))), *cells
 
 
 def run(config: Config) -> list[tuple[str, ...]]:
     rows = []
     for name in config.nets:
         for batch in config.batches:
-            rows.append(compare(name, batch, config))
+            rows.append(compare(f"{name}, {batch}", made, (name, batch), config))
             print(*rows[-1], sep="  ", flush=True)
     head = ("net, batch", f"{OURS} (ms)", *PROGRAMS[1:])
     print(jn.Table("Answers, time / ours", head, rows))
