@@ -26,27 +26,34 @@ class Mixed(Exception):
     """A step mixes examples, or may."""
 
 
-def examples_apart(whole: Steps, more: Steps, part: Steps) -> bool:
+def examples_apart(whole: Steps, more: Steps, part: Steps, counts: tuple[int, int]) -> bool:
     """Return whether a program of a batch computes each example by itself.
 
     Args:
       whole: Program of inputs whose first axis counts examples.
       more: The same function of more examples, which tells whether it computes with their number.
       part: The same function of those examples that will be computed at once.
+      counts: Numbers of examples of `whole` and of `part`.
 
     Example:
       >>> def programs(f):
       ...     return [Steps(jax.make_jaxpr(f)(jnp.ones((n, 3)))) for n in (4, 5, 2)]
-      >>> examples_apart(*programs(lambda x: jnp.exp(x).sum(1)))
+      >>> examples_apart(*programs(lambda x: jnp.exp(x).sum(1)), (4, 2))
       True
-      >>> examples_apart(*programs(lambda x: x - x.mean(0)))
+      >>> examples_apart(*programs(lambda x: x - x.mean(0)), (4, 2))
       False
-      >>> examples_apart(*programs(lambda x: x / len(x)))
+      >>> examples_apart(*programs(lambda x: x / len(x)), (4, 2))
       False
     """
-    if not _same_numbers(whole.steps, more.steps) or not _same_numbers(whole.early, more.early):
-        return False
-    if list(map(_outline, _sure_steps(whole))) != list(map(_outline, _sure_steps(part))):
+    batch, _ = counts
+    origins = _origins(whole, more, part)
+    for kind in ("steps", "early"):
+        of_whole, of_more, of_part = (getattr(each, kind) for each in (whole, more, part))
+        if not _same_steps(of_whole, of_more, (batch, batch + 1), origins):
+            return False
+        if not _same_steps(_sure(of_whole), _sure(of_part), counts, origins):
+            return False
+    if not _only_numbers_of(whole, part):
         return False
     of_whole, of_part = ([v.shape[1:] for v in program.results] for program in (whole, part))
     if of_whole != of_part:
@@ -58,16 +65,28 @@ def examples_apart(whole: Steps, more: Steps, part: Steps) -> bool:
     return all(axis == 0 for axis in found)
 
 
-def _sure_steps(program: Steps) -> list[Step]:
+def _sure(steps: Sequence[Step]) -> list[Step]:
     """Return the steps but those of which few examples may have others."""
-    return [step for step in program.steps if step.name not in _BY_SIZE]
+    return [step for step in steps if step.name not in _BY_SIZE]
 
 
-def _outline(step: Step) -> tuple:
-    """Return what a step does, and with which numbers."""
-    known = [variable.value for variable in step.inputs if isinstance(variable.value, np.ndarray)]
-    numbers = [array.item() for array in known if array.size == 1]
-    return step.name, _plain_params(step), numbers
+def _only_numbers_of(whole: Steps, part: Steps) -> bool:
+    """Whether all known arrays of one program are some of the other."""
+    arrays = [variable for step in (*whole.steps, *whole.early) for variable in step.inputs]
+    arrays = [variable for variable in arrays if isinstance(variable.value, np.ndarray)]
+    for step in (*part.steps, *part.early):
+        for variable in step.inputs:
+            if isinstance(variable.value, np.ndarray):
+                if not any(_same_elements(variable.value, other.value) for other in arrays):
+                    return False
+    return True
+
+
+def _same_elements(one: Any, other: Any) -> bool:
+    """Whether two arrays have the same numbers in the same order, in any shape."""
+    if one.size != other.size or one.dtype != other.dtype:
+        return False
+    return one.ctypes.data == other.ctypes.data or np.array_equal(one.ravel(), other.ravel())
 
 
 def at_once(program: Steps, batch: int) -> int:
@@ -115,36 +134,75 @@ def last_cache() -> int:
     return USUAL_CACHE
 
 
-def _same_numbers(whole: Sequence[Step], other: Sequence[Step]) -> bool:
+def _same_steps(
+    whole: Sequence[Step], other: Sequence[Step], counts: tuple[int, int], origins: Callable
+) -> bool:
     """Whether two programs have the same steps with the same known numbers."""
     if len(whole) != len(other):
         return False
     for one, another in zip(whole, other, strict=True):
-        if one.name != another.name or _plain_params(one) != _plain_params(another):
+        if one.name != another.name or len(one.inputs) != len(another.inputs):
             return False
-        for a, b in zip(one.inputs, another.inputs, strict=True):
-            if a.is_known != b.is_known or (a.is_known and not _equal(a, b)):
-                return False
+        shapes, others = ([v.shape for v in step.outputs] for step in (one, another))
+        if not all(_alike(a, b, counts) for a, b in zip(shapes, others, strict=True)):
+            return False
+        params, others = _plain_params(one), _plain_params(another)
+        if params.keys() != others.keys():
+            return False
+        if not all(_alike(value, others[name], counts) for name, value in params.items()):
+            return False
+        if not all(map(_equal, origins(one), origins(another))):
+            return False
     return True
 
 
+def _origins(*programs: Steps) -> Callable[[Step], list[Variable]]:
+    """Return the function of a step's inputs, with the known arrays that were broadcast to some."""
+    known: dict[Variable, Variable] = {}
+    for program in programs:
+        for step in program.steps:
+            if step.name in _BY_SIZE and len(step.inputs) == 1:
+                origin = known.get(step.inputs[0], step.inputs[0])
+                if origin.is_known:
+                    known[step.outputs[0]] = origin
+    return lambda step: [known.get(variable, variable) for variable in step.inputs]
+
+
 def _equal(one: Variable, other: Variable) -> bool:
-    """Whether two known variables are equal; those that equal steps will compute are."""
-    if one.shape != other.shape or (one.value is None) != (other.value is None):
-        return False
-    if one.value is other.value:
+    """Whether variables are known and equal, or both unknown; equal steps compute equal ones."""
+    if one.is_known != other.is_known or one.aval.size != other.aval.size:
+        return not (one.is_known or other.is_known)
+    if one.value is other.value or not one.is_known:
         return True
     if not isinstance(one.value, np.ndarray) or not isinstance(other.value, np.ndarray):
         return False
-    if one.value.ctypes.data == other.value.ctypes.data:  # one array of weights
-        return True
-    return bool(np.array_equal(one.value, other.value))
+    return _same_elements(one.value, other.value)
+
+
+def _alike(one: Any, other: Any, counts: tuple[int, int]) -> bool:
+    """Whether shapes or params are equal, but for the number of examples in one of a tuple."""
+    if not isinstance(one, tuple | list) or len(_entries(one)) != len(_entries(other)):
+        return one == other
+    pairs = zip(_entries(one), _entries(other), strict=True)
+    return [pair for pair in pairs if pair[0] != pair[1]] in ([], [counts])
+
+
+def _entries(value: Any) -> list:
+    """Return what nested tuples consist of."""
+    if not isinstance(value, tuple | list):
+        return [value]
+    return [entry for part in value for entry in _entries(part)]
 
 
 def _plain_params(step: Step) -> dict[str, Any]:
-    """Return the params of a step that are numbers or texts; shapes are not."""
+    """Return the params of a step that consist of numbers and texts."""
     params = step.eqn.params.items()
-    return {name: value for name, value in params if isinstance(value, int | float | str)}
+    kinds = int | float | str | np.dtype | None
+    return {
+        name: value
+        for name, value in params
+        if all(isinstance(entry, kinds) for entry in _entries(value))
+    }
 
 
 def _followed(program: Steps, axes: Sequence[Axis]) -> list[Axis]:

@@ -17,6 +17,7 @@ from jaxnet.rewriting.steps import Step, Steps, Variable
 from jaxnet.services.jax_versions import bind
 
 LARGEST = float(np.finfo(np.float32).max)
+SMALLEST = 2.0**-100  # of the largest weight: smaller ones lose digits below 2**-126
 LINE = native.LINE
 
 
@@ -221,12 +222,13 @@ def folded_weights(linear: Linear) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(kernel, np.float32), bias
 
 
-def _overflows(linear: Linear) -> bool:
-    """Whether a folded kernel may have numbers beyond float32."""
-    if linear.scale is None:
+def _leaves_float32(linear: Linear) -> bool:
+    """Whether a folded kernel may have numbers beyond float32, or lose digits below it."""
+    if linear.scale is None or not linear.core.kernel.size:
         return False
     by_feature = abs(linear.core.kernel).max(tuple(range(linear.core.kernel.ndim - 1)))
-    return bool((by_feature * abs(linear.scale) > LARGEST).any())
+    largest = (by_feature * abs(linear.scale)).max()
+    return bool(largest > LARGEST or 0 < largest < SMALLEST)
 
 
 def _chosen(program: Steps) -> dict[Variable, Linear | None]:
@@ -245,7 +247,7 @@ def _chosen(program: Steps) -> dict[Variable, Linear | None]:
             if form is None:
                 continue
             of_core.setdefault(form.core.place, []).append(variable)
-            if _overflows(form):
+            if _leaves_float32(form):
                 more.add(program.steps[form.core.place].outputs[0])
         for variables in of_core.values():
             if len(variables) > 1:

@@ -146,7 +146,8 @@ class Fusion:
             return None
         if step.name in ("add", "sub"):
             more = numbers if step.name == "add" else -numbers
-            return linear._replace(shift=more if linear.shift is None else linear.shift + more)
+            shift = more if linear.shift is None else linear.shift + more
+            return linear._replace(shift=shift) if _fits_float32(shift) else None
         if linear.added is not None:
             return None
         with np.errstate(divide="ignore"):
@@ -206,6 +207,12 @@ class Fusion:
         if not linear or not linear.is_open or not name:
             return None
         return linear._replace(activation=name)
+
+
+def _fits_float32(numbers: np.ndarray) -> bool:
+    """Whether numbers that are finite stay so in float32."""
+    with np.errstate(over="ignore"):
+        return np.array_equal(np.isfinite(numbers.astype(np.float32)), np.isfinite(numbers))
 
 
 def _vector(value: Any, axes: tuple[int, ...], like: Variable) -> np.ndarray | None:

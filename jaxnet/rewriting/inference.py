@@ -3,7 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from threading import Lock
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -14,12 +15,13 @@ from jaxnet.rewriting.accelerate import accelerate
 from jaxnet.rewriting.batches import at_once, examples_apart
 from jaxnet.rewriting.folding import Folded
 from jaxnet.rewriting.steps import Steps
-from jaxnet.services.checks import a_function
+from jaxnet.services.checks import a_function, all_native, is_traced
+from jaxnet.services.jax_versions import varying_axes
 from jaxnet.services.trees import PyTree, shapes_of
 
 MOST_SHAPES = 4  # whose programs are kept, each with weights of its own
 MOST_INSIDE = 2**20  # bytes of weights that are part of a program; more are arguments of each call
-ONE_ARRAY = (jax.Array, np.ndarray)
+_LOCK = Lock()  # of the programs of all answers, which threads share
 
 
 def optimize_for_inference(
@@ -41,8 +43,8 @@ def optimize_for_inference(
 
     The first call for each shape of the input compiles a program. The programs of the last four
     shapes are kept, each with its own weights, of up to five times the size of `params`, which are
-    kept too. The function works inside `jit`, `vmap` and `grad`. At a kink, such as that of relu at
-    0, its derivative may differ from that of `net.apply`.
+    kept too. The function works inside `jit`, `vmap` and `grad`; its derivatives are those of
+    `net.apply`. Inside `shard_map` with `check_vma`, it is `net.apply` itself.
 
     Args:
       net: Any layer; or a function of arrays, which may be a net of Flax, Equinox or Haiku with its
@@ -90,19 +92,14 @@ def optimize_for_inference(
             f"write {who}(net, params, state), with an empty dict for a net without state"
         )
     if net.kind == "stream":
-        return Answer(lambda state, x: net.apply(params, state, x), net.name)
+        return Answer(lambda state, x: net.apply(params, state, x), net.name, ("state", "x"))
 
     def evaluated(x):
         y, after = net.apply(params, state, x)
         _check_unchanged(net, params, state, after, x)
         return y
 
-    return Answer(evaluated, net.name)
-
-
-def _kind(leaf: Any) -> Any:
-    """Return shape and dtype; of arrays without `jax.typeof`, which takes microseconds."""
-    return (leaf.shape, leaf.dtype) if isinstance(leaf, ONE_ARRAY) else jax.typeof(leaf)
+    return Answer(evaluated, net.name, ("x",))
 
 
 def _check_unchanged(net: Layer, params: Params, state: State, after: State, x: PyTree) -> None:
@@ -137,10 +134,14 @@ def net_of(who: str, net: Any, params: Any, state: Any, x: Any) -> tuple[Any, An
     """
     if not isinstance(net, Answer):
         return net, params, state, x
+    if net.takes == ("state", "x"):
+        raise TypeError(
+            f"{who}: what jn.optimize_for_inference returned for the stream {net.name} has a state "
+            f"beside x; write {who}(stream, params, state, x) for the stream itself"
+        )
     if params is None or state is not None or x is not None:
         raise TypeError(
-            f"{who}: write {who}(answer, x) for what jn.optimize_for_inference returned; export a "
-            "stream itself, with its params and state"
+            f"{who}: write {who}(answer, x) for what jn.optimize_for_inference returned"
         )
     return net.in_jax, {}, {}, params
 
@@ -148,11 +149,12 @@ def net_of(who: str, net: Any, params: Any, state: Any, x: Any) -> tuple[Any, An
 class Answer:
     """A function with folded weights, compiled for each shape of its arguments.
 
-    Made by `optimize_for_inference`; prints the name of the net.
+    Made by `optimize_for_inference`; prints the name of the net. Threads may share it.
 
     Args:
       function: Function of pytrees of arrays, which has its weights.
       name: Name of the net.
+      takes: Names of its arguments; any number of them by default.
 
     Example:
       >>> double = Answer(lambda x: 2 * x, "double")
@@ -160,38 +162,60 @@ class Answer:
       [2.0, 2.0]
     """
 
-    def __init__(self, function: Callable, name: str):
+    def __init__(self, function: Callable, name: str, takes: tuple[str, ...] = ()):
         self.function = function
         self.name = name
+        self.takes = takes
         self._programs: OrderedDict[Any, Callable] = OrderedDict()
-        self._last: tuple[Any, Any, Callable] | None = None  # of one array: shape, dtype, program
+        self._jitted: Callable | None = None  # of a small net
 
     def __call__(self, *args: PyTree) -> PyTree:
         """Return the function's result."""
-        if self._last is not None and len(args) == 1 and isinstance(args[0], ONE_ARRAY):
-            (x,), (shape, dtype, program) = args, self._last
-            if x.shape == shape and x.dtype == dtype:  # a small net takes less time than the rest
-                return program(x)
+        if self._jitted is not None:
+            try:
+                return self._jitted(*args)  # finds the program of these shapes sooner than Python
+            except (TypeError, ValueError):  # such as for an array in another byte order
+                pass
+        return self._answered(*args)
+
+    def _answered(self, *args: PyTree) -> PyTree:
+        if self.takes and len(args) != len(self.takes):
+            takes = ", ".join(self.takes)
+            raise TypeError(
+                f"optimize_for_inference: expected answer({takes}) for {self.name}; number of "
+                f"arguments: {len(args)}"
+            )
+        args = all_native(args, "optimize_for_inference")
         leaves, structure = jax.tree.flatten(args)
+        if is_traced(leaves) and any(map(varying_axes, leaves)):
+            return accelerate(self.function)(*args)
         program = self._program(args, leaves, structure)
-        if len(args) == 1 and isinstance(args[0], ONE_ARRAY):
-            self._last = args[0].shape, args[0].dtype, program
+        if self._jitted is not None and not is_traced(leaves):
+            return self._jitted(*args)
         return program(*leaves)
 
     def _program(self, args: tuple, leaves: list[Any], structure: Any) -> Callable:
         """Return the function of the leaves, which is made for the first ones of these shapes."""
-        key = structure, tuple(map(_kind, leaves)), jax.default_backend()
-        if key in self._programs:
-            self._programs.move_to_end(key)
-        else:
-            self._programs[key] = self._compiled(args)
-            if len(self._programs) > MOST_SHAPES:
+        kinds = tuple(map(jax.typeof, leaves))
+        key = structure, kinds, jax.config.jax_enable_x64, jax.default_backend()
+        with _LOCK:
+            if key in self._programs:
+                self._programs.move_to_end(key)
+                return self._programs[key]
+        program, is_small = self._compiled(args)
+        with _LOCK:
+            self._programs[key] = program
+            is_full = len(self._programs) > MOST_SHAPES
+            if is_full:
                 self._programs.popitem(last=False)
-        return self._programs[key]
+            if is_small and (is_full or self._jitted is None):  # a new one has no programs
+                self._jitted = jax.jit(partial(Answer._answered, self))
+        return program
 
-    def _compiled(self, args: PyTree) -> Callable:
+    def _compiled(self, args: PyTree) -> tuple[Callable, bool]:
+        """Return the function of the leaves of these arguments, and whether it has few weights."""
         specs = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=leaf.weak_type),
             jax.tree.map(jax.typeof, args),
         )
         in_c = jax.default_backend() == "cpu"
@@ -209,10 +233,26 @@ class Answer:
             results = jax.lax.map(partial(run_part, known), divided)
             return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
 
+        run = self._differentiable(run, program, jax.tree.structure(args))
         known = folded.constants, folded.others
         if sum(array.nbytes for array in jax.tree.leaves(known)) > MOST_INSIDE:
-            return partial(jax.jit(run), known)
-        return jax.jit(partial(run, jax.tree.map(np.asarray, known)))
+            return partial(jax.jit(run), known), False
+        return jax.jit(partial(run, jax.tree.map(np.asarray, known))), True
+
+    def _differentiable(self, run: Callable, program: Any, arguments: Any) -> Callable:
+        """Return run(known, *leaves) with the derivatives of the function.
+
+        Steps do not know rules of derivatives, such as that of a straight-through estimator.
+        """
+        if program.effects:  # JAX has no rules of derivatives with effects
+            return run
+        run = jax.custom_jvp(run)
+
+        def function(_, *leaves):
+            return accelerate(self.function)(*jax.tree.unflatten(arguments, leaves))
+
+        run.defjvp(partial(jax.jvp, function))
+        return run
 
     def _part(self, specs: tuple) -> tuple[tuple[Any, PyTree], int]:
         """Return the program of the examples that are computed at once, and how often it runs."""
@@ -232,21 +272,33 @@ class Answer:
             )
             return self._traced(few)
 
-        part = traced(count)
-        if examples_apart(steps, self._steps(traced(batch + 1)), self._steps(part)):
+        try:
+            more, part = traced(batch + 1), traced(count)
+        except Exception:  # noqa: BLE001 - a function of this batch alone may raise anything
+            return whole, 1
+        if examples_apart(steps, self._steps(more), self._steps(part), (batch, count)):
             return part, batch // count
         return whole, 1
 
     def in_jax(self, *args: PyTree) -> PyTree:
         """Return the same result by operations of JAX alone, as an exported program has them."""
         program, shapes = self._traced(args)
-        folded = self._folded(program, in_c=False)
-        results = folded.run(folded.constants, folded.others, jax.tree.leaves(args))
-        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+        folded, structure = self._folded(program, in_c=False), jax.tree.structure(shapes)
+
+        def run(known, *leaves):
+            constants, others = known
+            return jax.tree.unflatten(structure, folded.run(constants, others, leaves))
+
+        run = self._differentiable(run, program, jax.tree.structure(args))
+        constants = jax.lax.stop_gradient(folded.constants)  # so that a layer knows its purpose
+        return run((constants, folded.others), *jax.tree.leaves(args))
 
     def _traced(self, specs: tuple) -> tuple[Any, PyTree]:
         """Return the program for arguments of these shapes, and the shapes of its result."""
-        return jax.make_jaxpr(accelerate(self.function), return_shape=True)(*specs)
+        try:
+            return jax.make_jaxpr(accelerate(self.function), return_shape=True)(*specs)
+        except RuntimeError as error:
+            self._refuse_deleted(error)
 
     def _steps(self, traced: tuple[Any, PyTree]) -> Steps:
         program, _ = traced
@@ -265,6 +317,31 @@ class Answer:
                 f"optimize_for_inference: the weights of {self.name} are traced, since they are an "
                 "argument of a function inside jit, grad or vmap. Make the answer outside of it"
             ) from None
+        except RuntimeError as error:
+            self._refuse_deleted(error)
+
+    def _refuse_deleted(self, error: RuntimeError) -> NoReturn:
+        """Raise an error that says what to write if arrays of the weights are gone."""
+        if "deleted" not in str(error):
+            raise error
+        raise ValueError(
+            f"optimize_for_inference: weights of {self.name} were deleted, perhaps as they were "
+            "donated to a step of training; pass params and state that stay, such as those of the "
+            "train_state that the step returned"
+        ) from None
+
+    def __copy__(self) -> "Answer":
+        return self  # as of other functions
+
+    def __deepcopy__(self, memo: dict) -> "Answer":
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"optimize_for_inference: the answer of {self.name} cannot be pickled, since it is a "
+            "function; save params and state by jn.save and make it again where they were loaded, "
+            "or write jn.interop.export.export(answer, x).save(path)"
+        )
 
     def __str__(self) -> str:
         count = len(self._programs)

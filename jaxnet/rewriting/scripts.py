@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun
 
 from jaxnet.ops.native import instructions, script
 from jaxnet.ops.native.call import Kernel, native_call
 from jaxnet.ops.native.script import Script, Unsupported, contiguous
 from jaxnet.rewriting.steps import Step, Steps, Variable
 from jaxnet.services.jax_versions import bind, scan_parts
+from jaxnet.services.jaxprs import compute
 
 MOST_WRITTEN = 2**14  # numbers of an array
 MOST_READ = 2**17  # numbers of an array, such as weights
@@ -100,7 +100,9 @@ def _once(eqn: Any, *operands: jax.Array) -> list[jax.Array]:
     body = eqn.params["jaxpr"]
     consts, state, rows = scan_parts(eqn, operands)
     row = [array.reshape(array.shape[1:]) for array in rows]
-    results = jaxpr_as_fun(body)(*consts, *state, *row)
+    names = [*body.jaxpr.constvars, *body.jaxpr.invars]
+    values = dict(zip(names, [*body.consts, *consts, *state, *row], strict=True))
+    results = compute(body.jaxpr.eqns, values, body.jaxpr.outvars)
     outputs = zip(results, eqn.outvars, strict=True)
     return [result.reshape(variable.aval.shape) for result, variable in outputs]
 

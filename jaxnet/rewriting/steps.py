@@ -145,6 +145,7 @@ class Steps:
 _SIMPLE = {
     "add": np.add,
     "convert_element_type": lambda x: x,
+    "device_put": lambda x: x,
     "div": np.true_divide,
     "max": np.maximum,
     "min": np.minimum,

@@ -19,7 +19,8 @@ def apart(function, shape=(6, 3, 4), part=1):
     def program(count):
         return Steps(jax.make_jaxpr(function)(jnp.ones((count, *shape[1:]))))
 
-    return examples_apart(program(shape[0]), program(shape[0] + 1), program(part))
+    batch = shape[0]
+    return examples_apart(program(batch), program(batch + 1), program(part), (batch, part))
 
 
 BY_THEMSELVES = {
@@ -55,6 +56,13 @@ MIXED = {
     "without axes of one": lambda x: jnp.squeeze(x * 2),
     "another for one": lambda x: x * 2 if len(x) == 1 else x * 3,
     "another kind for one": lambda x: jnp.sin(x) if len(x) == 1 else jnp.cos(x),
+    "another kernel for one": lambda x: x @ (KERNEL * 2 if len(x) == 1 else KERNEL),
+    "another bias for one": lambda x: x + np.full((3, 4), len(x) == 1, "float32"),
+    "another axis for one": lambda x: (x[:, :, :3]).sum(1 if len(x) == 1 else 2),
+    "another order for one": lambda x: jnp.roll(x, 2 if len(x) == 1 else 1, 1),
+    "another known number for one": lambda x: x + jnp.exp(jnp.float32(len(x) == 1)),
+    "place by number": lambda x: x[:, len(x) % 3],
+    "as many as examples": lambda x: jnp.pad(x, ((0, 0), (0, 9), (0, 0)))[:, : len(x)].sum(1),
 }
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxnet as jn
 from jaxnet.rewriting.folding import Call, Folded
@@ -55,6 +56,38 @@ def test_weights_that_would_overflow_are_left():
     params, state = net.init(jax.random.key(0), x)
     want, _ = net.apply(params, state, x)
     near(jn.optimize_for_inference(net, params, state)(x), want, 1e-5)
+
+
+def test_weights_that_would_lose_digits_below_float32_are_left():
+    kernel = jnp.full((8, 8), 1e-8)
+
+    def net(x):
+        return jax.nn.relu(x @ kernel * 1e-31)
+
+    x = jnp.full((20, 8), 1e38)
+    near(jn.optimize_for_inference(net)(x), net(x), 1e-5)
+
+
+def test_a_bias_beyond_float32_is_infinite():
+    kernel = jnp.ones((8, 8))
+
+    def net(x):
+        return (x @ kernel + 3e38) + 3e38 - 3e38
+
+    x = jnp.ones((20, 8))
+    assert np.isinf(net(x)).all() and np.isinf(jn.optimize_for_inference(net)(x)).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0), (0, 0)])
+def test_arrays_without_numbers(shape):
+    kernel = jnp.ones(shape)
+
+    def net(x):
+        return jax.nn.relu(2 * (x @ kernel) + 1)
+
+    x = jnp.ones((20, shape[0]))
+    near(jn.optimize_for_inference(net)(x), net(x), 1e-5)
+    near(jn.optimize_for_inference(net)(x[:0]), net(x[:0]), 1e-5)
 
 
 def test_results_that_are_known_or_given_are_returned():

@@ -1,5 +1,9 @@
 """Nets with folded weights answer as `apply` does, whatever a user writes."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -8,7 +12,9 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.interop.export import export
+from jaxnet.rewriting import batches
 from jaxnet.rewriting.folding import Call, Folded
+from jaxnet.services.jax_versions import enable_x64
 from tests.helpers import near
 
 TOLERANCE = 1e-5  # of the largest output
@@ -183,6 +189,75 @@ def test_inside_transformations():
     near(jax.grad(lambda x: answer(x).sum())(x), jax.grad(lambda x: plain(x).sum())(x), 1e-5)
 
 
+ON_FOUR_DEVICES = """
+net = jn.serial(jn.conv(8, 3), jax.nn.relu, jn.flatten(), jn.dense(3))
+x = jax.random.normal(jax.random.key(1), (8, 6, 6, 2))
+params, state = net.init(jax.random.key(0), x)
+want, _ = net.apply(params, state, x)
+answer = jn.optimize_for_inference(net, params, state)
+mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+where = {"mesh": mesh, "in_specs": P("x"), "out_specs": P("x")}
+for check in (True, False):
+    mapped = jax.jit(jax.shard_map(answer, check_vma=check, **where))
+    np.testing.assert_allclose(mapped(x), want, atol=1e-5)
+split = jax.device_put(x, jax.sharding.NamedSharding(mesh, P("x")))
+np.testing.assert_allclose(answer(split), want, atol=1e-5)
+there = answer(jax.device_put(x, jax.devices()[2]))
+assert there.devices() == {jax.devices()[2]}
+np.testing.assert_allclose(there, want, atol=1e-5)
+mapped = jax.pmap(answer)(x.reshape(4, 2, 6, 6, 2))
+np.testing.assert_allclose(mapped, want.reshape(4, 2, 3), atol=1e-5)
+"""
+
+
+def test_on_four_devices(on_devices):
+    on_devices(ON_FOUR_DEVICES, 4)
+
+
+@jax.custom_vjp
+def rounded(x):
+    return jnp.round(x)
+
+
+rounded.defvjp(lambda x: (jnp.round(x), None), lambda _, slope: (slope,))
+
+
+@jax.custom_jvp
+def root(x):
+    return jnp.sqrt(x)
+
+
+@root.defjvp
+def root_slope(primals, tangents):
+    return root(primals[0]), 7 * tangents[0]
+
+
+@pytest.mark.parametrize("function", [rounded, root, jax.nn.relu, jnp.abs])
+def test_derivatives_are_those_of_the_function(function):
+    kernel = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+
+    def net(x):
+        return function((x @ kernel) ** 2)
+
+    def gradient(f):
+        return jax.grad(lambda x: jnp.sin(f(x)).sum())(x)
+
+    x = np.random.default_rng(1).normal(size=(20, 8)).astype("float32")
+    answer = jn.optimize_for_inference(net)
+    near(gradient(answer), gradient(net), 1e-5)
+    near(gradient(answer.in_jax), gradient(net), 1e-5)
+
+
+def test_a_function_with_effects_has_them(capfd):
+    def net(x):
+        jax.debug.print("seen {}", x.sum(), ordered=True)
+        return jnp.sin(x)
+
+    jn.optimize_for_inference(net)(jnp.ones(3))
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("seen 3.0") == 1
+
+
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_other_platforms_get_folded_operations_of_jax(monkeypatch, platform):
     net = jn.serial(jn.conv(8, 3), jn.batch_norm(), jax.nn.relu)
@@ -199,6 +274,108 @@ def test_programs_of_the_last_shapes_are_kept():
     for size in range(1, 7):
         answer(jnp.ones(size))
     assert str(answer) == "optimize_for_inference(<lambda>), compiled for 4 shapes"
+
+
+def test_numbers_of_python_stay_weak():
+    answer = jn.optimize_for_inference(lambda x: x * jnp.float16(2))
+    assert answer(3.0).dtype == jnp.float16
+
+
+def test_arrays_of_other_layouts():
+    net, x = jn.serial(jn.conv(4, 3), jax.nn.relu), np.ones((2, 6, 5, 3), "float32")
+    params, state = net.init(jax.random.key(0), x)
+    answer = jn.optimize_for_inference(net, params, state)
+    want, _ = net.apply(params, state, x)
+    for given in (x.astype(">f4"), x.astype("float64"), x[::-1], x.astype("int8")):
+        near(answer(given), want, 1e-5)
+        near(answer(given), want, 1e-5)  # by the program of the last shape
+    with pytest.raises(TypeError, match="masked"):
+        answer(np.ma.masked_array(x))
+
+
+def test_64_bits_switched_on_afterwards():
+    net, x = jn.dense(4), np.random.default_rng(0).normal(size=(20, 8))
+    params, state = net.init(jax.random.key(0), x)
+    answer = jn.optimize_for_inference(net, params, state)
+    near(answer(x), net.apply(params, state, x)[0], 1e-5)
+    with enable_x64(True):
+        want, _ = net.apply(params, state, x)
+        assert answer(x).dtype == want.dtype == np.float64
+        near(answer(x), want, 1e-9)
+
+
+def test_a_batch_split_in_parts_may_be_the_only_one(monkeypatch):
+    monkeypatch.setattr(batches, "last_cache", lambda: 2**12)
+    x = np.random.default_rng(0).normal(size=(8, 6, 6, 8)).astype("float32")
+    kernel = np.ones((8, 8), "float32")
+    answer = jn.optimize_for_inference(lambda rows: rows @ kernel + x)
+    near(answer(x), x @ kernel + x, 1e-5)
+    refusing = jn.optimize_for_inference(lambda x: x @ kernel if len(x) == 8 else 1 / 0)
+    near(refusing(x), x @ kernel, 1e-5)
+
+
+def test_threads_share_an_answer():
+    kernel = jnp.ones((3, 4))
+    answer = jn.optimize_for_inference(lambda x: x @ kernel)
+
+    def call(number):
+        rows = 1 + number % 6  # more than are kept
+        return answer(np.ones((rows, 3), "float32")).shape == (rows, 4)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(60)))
+
+
+def test_an_interrupt_of_the_first_call_leaves_nothing_behind():
+    calls = []
+
+    def net(x):
+        calls.append(x)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return 2 * x
+
+    answer = jn.optimize_for_inference(net)
+    with pytest.raises(KeyboardInterrupt):
+        answer(jnp.ones(3))
+    assert answer(jnp.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_copies_are_the_answer_itself():
+    answer = jn.optimize_for_inference(jnp.sin)
+    assert copy.deepcopy(answer) is copy.copy(answer) is answer
+    with pytest.raises(TypeError, match="answer of sin cannot be pickled"):
+        pickle.dumps(answer)
+
+
+def test_params_that_were_donated():
+    net, x = jn.dense(3), jnp.ones((2, 4))
+    params, state = net.init(jax.random.key(0), x)
+    answer = jn.optimize_for_inference(net, params, state)
+    want = answer(x)
+    jax.tree.map(lambda a: a.delete(), params)
+    near(answer(x), want, 1e-6)
+    with pytest.raises(ValueError, match="weights of dense were deleted"):
+        answer(x[:1])
+    with pytest.raises(ValueError, match="weights of dense were deleted"):
+        export(answer, x)
+
+
+def test_wrong_numbers_of_arguments():
+    x = jnp.ones((1, 1, 3))
+    stream = jn.stream(jn.gru(4))
+    params, state = stream.init(jax.random.key(0), x)
+    step = jn.optimize_for_inference(stream, params, state)
+    with pytest.raises(TypeError, match=r"expected answer\(state, x\) for gru"):
+        step(x)
+    for given in ((x,), (state, x)):
+        with pytest.raises(TypeError, match=r"write export\(stream, params, state, x\)"):
+            export(step, *given)
+    net = jn.dense(3)
+    answer = jn.optimize_for_inference(net, *net.init(jax.random.key(0), x))
+    for given in ((), (x, x)):
+        with pytest.raises(TypeError, match=r"expected answer\(x\) for dense"):
+            answer(*given)
 
 
 def test_a_net_in_16_bits_stays():
@@ -247,6 +424,7 @@ def test_exported_answers_have_folded_weights(batch):
     x = jax.random.normal(jax.random.key(1), (3, 6, 6, 2))
     params, state = made(net, x)
     answer = jn.optimize_for_inference(net, params, state)
+    answer(x)  # which makes a program that holds weights
     program = export(answer, jn.spec((2, 6, 6, 2)), batch=batch)
     near(program(x), net.apply(params, state, x)[0], 1e-5)
     text = program.exported.mlir_module()
