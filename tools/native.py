@@ -8,11 +8,17 @@ and undefined behavior, and once with the sanitizer of threads. Needs GCC or Cla
 runs in an emulator, with Debian's packages gcc-aarch64-linux-gnu and qemu-user:
 
     CC=aarch64-linux-gnu-gcc python -m tools.native --builds pages --under qemu-aarch64
+
+The loops for AVX-512, but those of bfloat16, run on every processor with AVX2:
+
+    python -m tools.native --builds wide
 """
 
 import argparse
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +34,16 @@ BUILDS = {
     "pages": ["-O3"],
     "addresses": ["-O1", f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all"],
     "threads": ["-O1", "-fsanitize=thread"],
+    "wide": ["-O1", "-w", "-include", str(SOURCE.with_name("avx512.h"))],
+}
+USUAL = ("pages", "addresses", "threads")
+# What makes the kernels take the instructions of avx512.h for those of a processor.
+AS_AVX2 = {
+    r'"avx512f(,avx512bw,avx512vnni)?"': '"avx2,fma,f16c"',
+    r"INLINE __attribute__\S+ __m512 two_products.*?#define TWO_PRODUCTS[^\n]*": "",
+    r"static int find_level\(void\) {": "int processor_level(void);\nstatic int find_level(void) "
+    "{\n  return 3;\n}\nint processor_level(void) {",
+    r"static atomic_int vnni = -1;": "static atomic_int vnni = 1;",
 }
 
 
@@ -38,6 +54,22 @@ KERNELS = (
 )  # fmt: skip
 # New memory is NaN throughout, so that reading what nobody wrote shows in the results.
 MEMORY = "malloc_fill_byte=255:max_malloc_fill_size=1000000000"
+
+
+def sources_of(build: str, folder: Path) -> list[Path]:
+    """Return the files to compile, in a folder where a build has files of its own."""
+    if build != "wide":
+        return [SOURCE, *UNITS]
+    kernels = shutil.copytree(native.LIBRARY.parent, folder / "jaxnet" / "ops" / "native")
+    source = folder / "tools" / SOURCE.name
+    source.parent.mkdir()
+    shutil.copy(SOURCE, source)
+    for path in (*kernels.glob("*.h"), *kernels.glob("*.c")):
+        text = path.read_text(encoding="utf-8")
+        for pattern, instead in AS_AVX2.items():
+            text = re.sub(pattern, instead, text, flags=re.DOTALL)
+        path.write_text(text, encoding="utf-8")
+    return [source, *(kernels / unit.name for unit in UNITS)]
 
 
 def run(build: str, cases: int, seed: int = 0, under: str = "", kernels: Sequence[str] = ()) -> str:
@@ -59,8 +91,9 @@ def run(build: str, cases: int, seed: int = 0, under: str = "", kernels: Sequenc
         if under:
             options.append("-static")
         compiler = shlex.split(os.environ.get("CC", "gcc"))
+        sources = sources_of(build, Path(folder))
         subprocess.run(
-            [*compiler, *options, SOURCE, *UNITS, "-o", program, "-lpthread", "-lm"], check=True
+            [*compiler, *options, *sources, "-o", program, "-lpthread", "-lm"], check=True
         )
         command = [*shlex.split(under), program, str(cases), str(seed), *kernels]
         env = {**os.environ, "ASAN_OPTIONS": MEMORY}
@@ -75,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--builds", nargs="+", default=list(BUILDS), choices=BUILDS)
+    parser.add_argument("--builds", nargs="+", default=list(USUAL), choices=BUILDS)
     parser.add_argument("--under", default="", help="a command that runs the program")
     parser.add_argument("--kernels", nargs="+", default=[], choices=KERNELS)
     given = parser.parse_args()
