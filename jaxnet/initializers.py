@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services import checks
+from jaxnet.services.threefry import fold_in, fold_paths
 
 _BLOCK = 2**14  # samples per block: large enough to be fast for VGG, small enough for a bias
 
@@ -32,8 +33,7 @@ class Initializer(Protocol):
 
 
 @partial(jax.jit, static_argnames=("distribution", "dtype"))
-def _block(key: jax.Array, index, distribution: str, dtype: Any) -> jax.Array:
-    key = jax.random.fold_in(key, index)
+def _block(key: jax.Array, distribution: str, dtype: Any) -> jax.Array:
     if distribution == "truncated_normal":
         return jax.random.truncated_normal(key, -2, 2, (_BLOCK,), dtype) / _TRUNCATED_STD
     if distribution == "normal":
@@ -50,12 +50,15 @@ def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str)
     if size >= 2**40:
         raise ValueError(f"initializers: the shape {shape} has {size} entries, more than fit")
     count = max(1, -(-size // _BLOCK))
+    draw = partial(_block, distribution=distribution, dtype=dtype)
     try:
-        blocks = [np.asarray(_block(key, i, distribution, dtype)) for i in range(count)]
-        samples = np.concatenate(blocks)
+        first = np.asarray(draw(fold_in(key, 0)))
     except jax.errors.TracerArrayConversionError:  # inside jit or vmap
-        one = partial(_block, key, distribution=distribution, dtype=dtype)
-        samples = jax.vmap(one)(jnp.arange(count)).reshape(-1)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+        samples = jax.vmap(draw)(keys).reshape(-1)
+    else:
+        keys = fold_paths(key, [(i,) for i in range(1, count)])
+        samples = np.concatenate([first, *(np.asarray(draw(each)) for each in keys)])
     return samples[:size].reshape(shape)
 
 

@@ -9,7 +9,7 @@ Parameters and state are nested dicts of arrays, keyed by the names of the layer
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxnet.services.checks import check_dtype, check_key, check_shape
 from jaxnet.services.table import html_line
+from jaxnet.services.threefry import fold_paths
 from jaxnet.services.trees import PyTree
 
 Params = dict[str, Any]
@@ -188,10 +189,25 @@ def child_key(key: jax.Array, name: str) -> jax.Array:
       a 0.072
       b 0.830
     """
+    (derived,) = child_keys(key, [(name,)])
+    return derived
+
+
+def child_keys(key: jax.Array, paths: Sequence[tuple[str, ...]]) -> list[jax.Array]:
+    """Return what `child_key` gives along each path of names, with one transfer to the device.
+
+    Example:
+      >>> (found,) = child_keys(jax.random.key(0), [("block", "dense")])
+      >>> bool(found == child_key(child_key(jax.random.key(0), "block"), "dense"))
+      True
+    """
     check_key(key, "child_key")
-    if not isinstance(name, str):
-        raise TypeError(f"child_key: name must be a word, got {name!r:.60}")
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    for path in paths:
+        for name in path:
+            if not isinstance(name, str):
+                raise TypeError(f"child_key: name must be a word, got {name!r:.60}")
+    hashes = [tuple(zlib.crc32(name.encode()) for name in path) for path in paths]
+    return fold_paths(key, hashes)
 
 
 def param_dtype(x: PyTree) -> Any:

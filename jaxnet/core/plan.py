@@ -1,10 +1,11 @@
 """What init notes about a layer before it draws anything."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from jaxnet.core.contract import Params, State, child_key
+from jaxnet.core.contract import Params, State, child_keys
 
 # What init notes about a layer, by name. For a child it is the child's plan. For an entry it is
 # whether the entry is state, its initializer, and its shape. For a transform, "" holds what draws
@@ -32,15 +33,29 @@ def pruned(plan: Plan) -> Plan:
 
 def draw_plan(plan: Plan, key: jax.Array) -> tuple[Params, State]:
     """Return the parameters and state of everything in the plan."""
+    keys = child_keys(key, list(_paths(plan)))
+    return _drawn(plan, iter(keys))
+
+
+def _paths(plan: Plan, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the names whose keys lead to each key that the plan needs, in its order."""
+    for name, each in plan.items():
+        if isinstance(each, dict):
+            yield from _paths(each, (*above, name))
+        else:  # a transform draws with the key of its layer
+            yield (*above, name) if name else above
+
+
+def _drawn(plan: Plan, keys: Iterator[jax.Array]) -> tuple[Params, State]:
     params, state = {}, {}
     for name, each in plan.items():
         if name == "":  # of a transform
             draw, _ = each
-            inner_params, inner_state = draw(key)
+            inner_params, inner_state = draw(next(keys))
             params.update(inner_params)
             state.update(inner_state)
         elif isinstance(each, dict):  # of a child
-            inner_params, inner_state = draw_plan(each, child_key(key, name))
+            inner_params, inner_state = _drawn(each, keys)
             if inner_params:
                 params[name] = inner_params
             if inner_state:
@@ -48,5 +63,5 @@ def draw_plan(plan: Plan, key: jax.Array) -> tuple[Params, State]:
         else:
             is_state, draw, _ = each
             tree = state if is_state else params
-            tree[name] = draw(child_key(key, name))
+            tree[name] = draw(next(keys))
     return params, state
