@@ -7,17 +7,28 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+import tests.helpers
 from jaxnet.services.jax_versions import enable_x64
+
+
+def _renew_keys(module):
+    for name, value in list(vars(module).items()):
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            setattr(module, name, jax.random.clone(value))
 
 
 @pytest.fixture(autouse=True)
 def keys_are_used_once(request):
     """A key used twice is an error: a step that returned its old key would pass every other test.
 
-    A module that compares two uses of one key sets `KEYS_MAY_REPEAT = True`.
+    A module that compares two uses of one key sets `KEYS_MAY_REPEAT = True`. JAX marks a key that
+    was used, and tests share `KEY`: each test begins with copies of the keys that its module names.
     """
+    for module in (request.module, tests.helpers):
+        _renew_keys(module)
     with jax.debug_key_reuse(not getattr(request.module, "KEYS_MAY_REPEAT", False)):
         yield
 
