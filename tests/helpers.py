@@ -19,6 +19,7 @@ import jaxnet as jn
 from jaxnet.services.jaxprs import jaxprs_among
 
 KEY = jax.random.key(0)
+HANGS = 60  # seconds: what should end at once does so on a busy machine too; what hangs does not
 
 
 def traced(run: Callable, *args: Any) -> str:

@@ -15,7 +15,7 @@ from jaxnet.pretrained import load_adapter, save_adapter
 from jaxnet.pretrained.loading import described
 from jaxnet.services.trees import flat
 from jaxnet.transforms.kernels import replaced
-from tests.helpers import KEY, close, jit_apply, jit_init, shapes
+from tests.helpers import HANGS, KEY, close, jit_apply, jit_init, shapes
 from tests.pretrained.hostile_adapters import variants
 from tests.pretrained.test_loading import LLAMA
 
@@ -282,7 +282,7 @@ def test_changed_files_raise_or_say_the_same(tmp_path, family):
             else:
                 jax.tree.map(np.testing.assert_array_equal, found, same)
                 counts["same"] += 1
-            assert time.perf_counter() - start < 2, kind
+            assert time.perf_counter() - start < HANGS, kind
     assert counts.total() >= 2 * 360
     assert counts["same"] < 40
 

@@ -11,6 +11,7 @@ import jaxnet as jn
 from jaxnet.pretrained import gguf_tokenizer
 from jaxnet.pretrained.copying import files_to_copy
 from jaxnet.pretrained.generate import _prompt_ids
+from tests.helpers import HANGS
 from tests.pretrained.gguf_forms import (
     CONTROL,
     NORMAL,
@@ -239,7 +240,7 @@ def test_a_damaged_file_is_told_or_read(kind, pairs, tmp_path):
             jn.pretrained.tokenizer(path).encode("three rivers")
         except ValueError as error:
             told += str(error).startswith(("tokenizer: ", "encode: "))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < HANGS
     assert told >= 30
 
 
@@ -251,7 +252,7 @@ def test_files_that_lie_are_told_soon(kind, pairs, read):
         began = time.monotonic()
         with pytest.raises(ValueError, match=f"tokenizer: .*{message}"):
             read(entries | changed, "gemma3" if kind == "gemma3" else "llama")
-        assert time.monotonic() - began < 2, changed.keys()
+        assert time.monotonic() - began < HANGS, changed.keys()
     for name in ("tokens", "merges" if kind == "pairs" else "scores"):
         with pytest.raises(ValueError, match=f"tokenizer: .*{name}"):
             read({entry: value for entry, value in entries.items() if entry != name})

@@ -1,6 +1,5 @@
 """The sandbox of chat templates: what it lets them write, and what it ends."""
 
-import time
 from datetime import datetime
 
 import pytest
@@ -62,10 +61,8 @@ def test_long_messages_may_be_changed_often():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TOO_MUCH)
 def test_a_template_that_computes_too_much_ends(name):
-    start = time.process_time()
     with pytest.raises(ValueError, match="chat: the chat template fails: ") as raised:
-        run("chat", TOO_MUCH[name], {"messages": MESSAGES})
-    assert time.process_time() - start < 2
+        run("chat", TOO_MUCH[name], {"messages": MESSAGES})  # without a bound, it runs for days
     expected = (
         "more than", "maximum recursion depth", "special caller argument",
     )  # fmt: skip
