@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services import checks
-from jaxnet.services.threefry import fold_in, fold_paths
+from jaxnet.services.threefry import fold_paths
 
 _BLOCK = 2**14  # samples per block: large enough to be fast for VGG, small enough for a bias
 
@@ -51,14 +51,12 @@ def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str)
         raise ValueError(f"initializers: the shape {shape} has {size} entries, more than fit")
     count = max(1, -(-size // _BLOCK))
     draw = partial(_block, distribution=distribution, dtype=dtype)
-    try:
-        first = np.asarray(draw(fold_in(key, 0)))
-    except jax.errors.TracerArrayConversionError:  # inside jit or vmap
+    if checks.is_traced(key):
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
         samples = jax.vmap(draw)(keys).reshape(-1)
     else:
-        keys = fold_paths(key, [(i,) for i in range(1, count)])
-        samples = np.concatenate([first, *(np.asarray(draw(each)) for each in keys)])
+        keys = fold_paths(key, [(number,) for number in range(count)])
+        samples = np.concatenate([np.asarray(draw(each)) for each in keys])
     return samples[:size].reshape(shape)
 
 

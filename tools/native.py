@@ -49,8 +49,7 @@ AS_AVX2 = {
 
 KERNELS = (
     "convolution", "product", "winograd", "fused", "lstm", "rnn", "gemv", "attention",
-    "attention_one", "norm", "moments", "pool", "keep",
-    "script",
+    "attention_one", "norm", "moments", "pool", "keep", "script",
 )  # fmt: skip
 # New memory is NaN throughout, so that reading what nobody wrote shows in the results.
 MEMORY = "malloc_fill_byte=255:max_malloc_fill_size=1000000000"

@@ -8,10 +8,11 @@ net of torchvision, with random numbers in the norms, so their outputs are compa
 them by `from_torch`, and onnxruntime and OpenVINO by PyTorch's own export.
 """
 
+import itertools
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,14 +113,17 @@ def in_onnxruntime(name: str, batch: int, folder: str) -> Run:
     return lambda: session.run(None, inputs)[0]
 
 
-def in_openvino(name: str, batch: int, folder: str) -> Run:
+def openvino_request(path: str) -> Any:
+    """Return OpenVINO's program of an ONNX file, for one answer at a time in float32."""
     import openvino
 
     core: Any = openvino.Core()
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(
-        onnx_file(name, batch, folder), "CPU", options
-    ).create_infer_request()
+    return core.compile_model(path, "CPU", options).create_infer_request()
+
+
+def in_openvino(name: str, batch: int, folder: str) -> Run:
+    request = openvino_request(onnx_file(name, batch, folder))
     x = np.ascontiguousarray(pictures(batch).transpose(0, 3, 1, 2))
     return lambda: request.infer([x])[0]
 
@@ -246,15 +250,29 @@ def compare(
     return title, digits(unit * float(np.median(ours.samples))), *cells
 
 
+def compare_all(
+    title: str, head: tuple[str, str], rows: Iterable[tuple[str, ...]]
+) -> list[tuple[str, ...]]:
+    """Print rows of `compare` as they come, and then their table.
+
+    Args:
+      title: Title of the table.
+      head: What the first column names, and the unit of ours.
+      rows: The rows.
+    """
+    found = []
+    for row in rows:
+        found.append(row)
+        print(*row, sep="  ", flush=True)
+    named, unit = head
+    print(jn.Table(title, (named, f"{OURS} ({unit})", *PROGRAMS[1:]), found))
+    return found
+
+
 def run(config: Config) -> list[tuple[str, ...]]:
-    rows = []
-    for name in config.nets:
-        for batch in config.batches:
-            rows.append(compare(f"{name}, {batch}", made, (name, batch), config))
-            print(*rows[-1], sep="  ", flush=True)
-    head = ("net, batch", f"{OURS} (ms)", *PROGRAMS[1:])
-    print(jn.Table("Answers, time / ours", head, rows))
-    return rows
+    cases = itertools.product(config.nets, config.batches)
+    rows = (compare(f"{name}, {batch}", made, (name, batch), config) for name, batch in cases)
+    return compare_all("Answers, time / ours", ("net, batch", "ms"), rows)
 
 
 if __name__ == "__main__":

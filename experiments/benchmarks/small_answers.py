@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import jaxnet as jn
-from experiments.benchmarks.answering import OURS, PROGRAMS, Run, compare
+from experiments.benchmarks.answering import OURS, Run, compare, compare_all, openvino_request
 
 FEATURES, OUTPUTS = 64, 8
 MICROSECONDS = 1e6
@@ -139,11 +139,7 @@ def in_onnxruntime(name: str, folder: str) -> Run:
 
 
 def in_openvino(name: str, folder: str) -> Run:
-    import openvino
-
-    core: Any = openvino.Core()
-    options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(onnx_file(name, folder), "CPU", options).create_infer_request()
+    request = openvino_request(onnx_file(name, folder))
     x, state = example(name), first_state(name)
 
     def run():
@@ -177,13 +173,8 @@ class Config:
 
 
 def run(config: Config) -> list[tuple[str, ...]]:
-    rows = []
-    for name in config.nets:
-        rows.append(compare(name, made, (name,), config, MICROSECONDS))
-        print(*rows[-1], sep="  ", flush=True)
-    head = ("net", f"{OURS} (µs)", *PROGRAMS[1:])
-    print(jn.Table("Answers of small nets, time / ours", head, rows))
-    return rows
+    rows = (compare(name, made, (name,), config, MICROSECONDS) for name in config.nets)
+    return compare_all("Answers of small nets, time / ours", ("net", "µs"), rows)
 
 
 if __name__ == "__main__":

@@ -220,17 +220,14 @@ class Answer:
         )
         in_c = jax.default_backend() == "cpu"
         (program, shapes), parts = self._part(specs) if in_c else (self._traced(specs), 1)
-        folded, structure = self._folded(program, in_c), jax.tree.structure(shapes)
-
-        def run_part(known, leaves):
-            constants, others = known
-            return jax.tree.unflatten(structure, folded.run(constants, others, leaves))
+        folded = self._folded(program, in_c)
+        run_part = _function_of(folded, jax.tree.structure(shapes))
 
         def run(known, *leaves):
             if parts == 1:
-                return run_part(known, leaves)
+                return run_part(known, *leaves)
             divided = [leaf.reshape(parts, -1, *leaf.shape[1:]) for leaf in leaves]
-            results = jax.lax.map(partial(run_part, known), divided)
+            results = jax.lax.map(lambda some: run_part(known, *some), divided)
             return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
 
         run = self._differentiable(run, program, jax.tree.structure(args))
@@ -283,12 +280,8 @@ class Answer:
     def in_jax(self, *args: PyTree) -> PyTree:
         """Return the same result by operations of JAX alone, as an exported program has them."""
         program, shapes = self._traced(args)
-        folded, structure = self._folded(program, in_c=False), jax.tree.structure(shapes)
-
-        def run(known, *leaves):
-            constants, others = known
-            return jax.tree.unflatten(structure, folded.run(constants, others, leaves))
-
+        folded = self._folded(program, in_c=False)
+        run = _function_of(folded, jax.tree.structure(shapes))
         run = self._differentiable(run, program, jax.tree.structure(args))
         constants = jax.lax.stop_gradient(folded.constants)  # so that a layer knows its purpose
         return run((constants, folded.others), *jax.tree.leaves(args))
@@ -347,3 +340,13 @@ class Answer:
         count = len(self._programs)
         shapes = "1 shape" if count == 1 else f"{count} shapes"
         return f"optimize_for_inference({self.name}), compiled for {shapes}"
+
+
+def _function_of(folded: Folded, structure: Any) -> Callable:
+    """Return a folded program as a function (its known arrays, *leaves) -> result."""
+
+    def run(known, *leaves):
+        constants, others = known
+        return jax.tree.unflatten(structure, folded.run(constants, others, leaves))
+
+    return run

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxnet.ops.native import instructions, script
 from jaxnet.ops.native.call import Kernel, native_call
 from jaxnet.ops.native.script import Script, Unsupported, contiguous
-from jaxnet.rewriting.steps import Step, Steps, Variable
+from jaxnet.rewriting.steps import Step, Steps, Variable, needed_steps
 from jaxnet.services.jax_versions import bind, scan_parts
 from jaxnet.services.jaxprs import compute
 
@@ -120,9 +120,9 @@ def scripted(program: Steps) -> list[Step]:
       >>> [step.name for step in found[0].eqn.steps]  # doctest: +SKIP
       ['dot_general', 'tanh']
     """
-    steps = needed_steps(program)
+    steps = needed_steps(program.steps, program.results)
     if instructions() is None:
-        return list(steps)
+        return steps
     small = _small_among(steps, program.results)
     by_level: dict[int, list[Step]] = {}
     levels = _levels(steps, small)
@@ -136,26 +136,12 @@ def scripted(program: Steps) -> list[Step]:
     return found
 
 
-def needed_steps(program: Steps) -> list[Step]:
-    """Return the steps that results need, in order.
-
-    Args:
-      program: The program.
-    """
-    needed, steps = set(program.results), []
-    for step in reversed(program.steps):
-        if step.eqn.effects or needed.intersection(step.outputs):
-            steps.append(step)
-            needed.update(step.inputs)
-    return steps[::-1]
-
-
 def _small_among(steps: Sequence[Step], results: Sequence[Variable]) -> set[int]:
     """Return the numbers of small steps; truth values stay among them."""
     small = {number for number, step in enumerate(steps) if _is_computed(step) and _has_rule(step)}
+    made = {v: number for number, step in enumerate(steps) for v in step.outputs}
     while True:
         levels = _levels(steps, small)
-        made = {v: number for number, step in enumerate(steps) for v in step.outputs}
         out: set[int] = set()
         for variable in results:
             if variable.aval.dtype == jnp.bool_ and variable in made:
@@ -408,23 +394,19 @@ def _split(text: Script, step: Step, place: Place, to: Place) -> list[int]:
 
 
 def _joined(text: Script, step: Step, place: Place, to: Place) -> int:
-    (output,), axis = step.outputs, step.eqn.params["dimension"]
-    target, own = to(output), contiguous(output.shape)
+    """Write arrays behind each other along an axis, a new one if they are stacked."""
+    (output,), params = step.outputs, step.eqn.params
+    is_new = step.name == "stack"
+    axis = params["axis" if is_new else "dimension"]
+    target, apart = to(output), contiguous(output.shape)
     before = 0
     for variable in step.inputs:
-        start = target + before * own[axis]
-        text.move(variable.shape, contiguous(variable.shape), own, place(variable), start)
-        before += variable.shape[axis]
-    return target
-
-
-def _stacked(text: Script, step: Step, place: Place, to: Place) -> int:
-    (output,), axis = step.outputs, step.eqn.params["axis"]
-    target, apart = to(output), contiguous(output.shape)
-    others = apart[:axis] + apart[axis + 1 :]
-    for number, variable in enumerate(step.inputs):
-        start = target + number * apart[axis]
-        text.move(variable.shape, contiguous(variable.shape), others, place(variable), start)
+        shape = variable.shape
+        if is_new:
+            shape = (*shape[:axis], 1, *shape[axis:])
+        start = target + before * apart[axis]
+        text.move(shape, contiguous(shape), apart, place(variable), start)
+        before += shape[axis]
     return target
 
 
@@ -529,6 +511,6 @@ _RULES: dict[str, Callable[[Script, Step, Place, Place], int | list[int]]] = {
     "slice": _sliced,
     "split": _split,
     "square": _power,
-    "stack": _stacked,
+    "stack": _joined,
     "transpose": _transposed,
 }

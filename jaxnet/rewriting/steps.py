@@ -117,16 +117,12 @@ class Steps:
         """Compute those known variables that steps or results read, in one compiled program."""
         read = [variable for step in self.steps for variable in step.inputs] + self.results
         wanted = list(dict.fromkeys(v for v in read if v.is_known and v.value is None))
-        needed, steps = set(wanted), []
-        for step in reversed(self.early):
-            if needed.intersection(step.outputs):
-                steps.append(step)
-                needed.update(step.inputs)
-        steps.reverse()
-        given = [variable for variable in needed if variable.value is not None]
+        steps = needed_steps(self.early, wanted)
         if all(map(_is_simple, steps)):
             _compute_simple(steps)
             return
+        inputs = dict.fromkeys(variable for step in steps for variable in step.inputs)
+        given = [variable for variable in inputs if variable.value is not None]
 
         def compute(values: Sequence[Any]) -> list[Any]:
             known = dict(zip(given, values, strict=True))
@@ -135,10 +131,29 @@ class Steps:
                 known |= zip(step.outputs, results, strict=True)
             return [known[variable] for variable in wanted]
 
-        if wanted:
-            results = jax.jit(compute)([variable.value for variable in given])
-            for variable, result in zip(wanted, results, strict=True):
-                variable.value = np.asarray(result) if _is_plain(result.dtype) else result
+        results = jax.jit(compute)([variable.value for variable in given])
+        for variable, result in zip(wanted, results, strict=True):
+            variable.value = np.asarray(result) if _is_plain(result.dtype) else result
+
+
+def needed_steps(steps: Sequence[Step], results: Iterable[Variable]) -> list[Step]:
+    """Return the steps that results need, and those with effects, in order.
+
+    Args:
+      steps: Steps in order.
+      results: Variables.
+
+    Example:
+      >>> steps = Steps(jax.make_jaxpr(lambda x: (jnp.sin(x), jnp.cos(x)))(1.0))
+      >>> [step.name for step in needed_steps(steps.steps, steps.results[1:])]
+      ['cos']
+    """
+    needed, found = set(results), []
+    for step in reversed(steps):
+        if step.eqn.effects or needed.intersection(step.outputs):
+            found.append(step)
+            needed.update(step.inputs)
+    return found[::-1]
 
 
 # Norms and casts are computed by NumPy: compiling them takes as long as the rest of a net.

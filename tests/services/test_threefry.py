@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet.core.contract import child_key, child_keys
-from jaxnet.services.threefry import fold_in, fold_paths, hashed
+from jaxnet.services.threefry import fold_paths, hashed
 
 KEYS_MAY_REPEAT = True
 NUMBERS = [0, 1, 2, 17, 2**31 - 1, 2**31, 2**32 - 1]
@@ -24,6 +24,11 @@ KEYS = {
 
 def words(key) -> np.ndarray:
     return np.asarray(jax.random.key_data(key))
+
+
+def fold_in(key, number: int) -> jax.Array:
+    (folded,) = fold_paths(key, [(number,)])
+    return folded
 
 
 @pytest.mark.parametrize("name", KEYS)
@@ -47,6 +52,25 @@ def test_random_keys_and_numbers(seed):
     one, whole = fold_paths(key, [path[:1], path])
     assert np.array_equal(words(whole), words(expected))
     assert np.array_equal(words(one), words(jax.random.fold_in(key, np.uint32(path[0]))))
+
+
+@pytest.mark.parametrize("name", ["jax_threefry_partitionable", "jax_enable_custom_prng"])
+@pytest.mark.parametrize("value", [False, True])
+def test_options_of_jax(name, value):
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        for key in (jax.random.key(5), jax.random.PRNGKey(5)):
+            expected = jax.random.fold_in(key, np.uint32(17))
+            assert np.array_equal(words(fold_in(key, 17)), words(expected))
+    finally:
+        jax.config.update(name, before)
+
+
+def test_several_keys_get_the_error_of_jax():
+    several = jax.random.split(jax.random.key(1))
+    with pytest.raises(ValueError, match="fold_in accepts a single key"):
+        fold_in(several, 3)
 
 
 def test_words_of_the_reference():

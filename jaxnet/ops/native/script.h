@@ -1,7 +1,7 @@
 /* Small steps of a program, one after another, in one call. On a few hundred numbers a step takes less
  * time than XLA needs to begin it.
  *
- * The steps are a list of numbers, which script.py writes: for each its kind, and what `Step` names.
+ * The steps are a list of numbers, which script.py writes: for each its kind, and what `script_numbers` names.
  * All arrays hold float32. A place is the number of a space and how many floats come before it there:
  * spaces are a working memory, the operands and the results. Truth values are 1 and 0. */
 

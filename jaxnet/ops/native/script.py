@@ -1,7 +1,7 @@
 """Small steps of a program as a list of numbers, which C runs in one call; see script.h.
 
-XLA needs about a microsecond to begin a step, in which a processor computes tens of thousands of
-products. A net of a few hundred numbers, such as a policy or a step of an RNN, has dozens of steps.
+XLA needs longer to begin a step than a processor needs for a few hundred numbers. A policy, or a
+step of an RNN, has dozens of such steps.
 """
 
 import math
@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxnet.ops.native import compute
+from jaxnet.ops.native.fused import LINE
 
 # In the order of script_tiles.h.
 MAPS = ("neg", "abs", "exp", "tanh", "logistic", "sqrt", "rsqrt", "erf")
@@ -20,7 +21,6 @@ REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min")
 MAP, COMBINE, SELECT, MOVE, REDUCE, TIMES = range(6)
 AXES = 4  # of a move
 SPACE = 40  # bits of a place below the number of its space
-LINE = 16  # floats of a line of the cache
 
 
 class Unsupported(Exception):

@@ -40,10 +40,6 @@ MAPPING(erf, NAME(erf)(x))
 /* 1 where a condition holds, else 0. */
 INLINE VEC NAME(truth)(INTS condition) { return (VEC)(condition & (INTS)((VEC){0} + 1.0f)); }
 
-INLINE VEC NAME(chosen)(INTS condition, VEC yes, VEC no) {
-  return (VEC)(((INTS)yes & condition) | ((INTS)no & ~condition));
-}
-
 /* `count` numbers of an array, or the only one of it if it is not `many`. */
 INLINE VEC NAME(some)(const float *from, int64_t many, int64_t place, int64_t left) {
   if (many) return NAME(load)(from + place, left);
@@ -63,8 +59,8 @@ COMBINING(add, a + b)
 COMBINING(sub, a - b)
 COMBINING(mul, a * b)
 COMBINING(div, a / b)
-COMBINING(max, NAME(chosen)((a > b) | (a != a), a, b))
-COMBINING(min, NAME(chosen)((a < b) | (a != a), a, b))
+COMBINING(max, NAME(choose)((a > b) | (a != a), a, b))
+COMBINING(min, NAME(choose)((a < b) | (a != a), a, b))
 COMBINING(gt, NAME(truth)(a > b))
 COMBINING(ge, NAME(truth)(a >= b))
 COMBINING(lt, NAME(truth)(a < b))
@@ -77,7 +73,7 @@ static void NAME(select)(const float *which, const float *no, int64_t n, float *
   for (int64_t i = 0; i < n; i += LANES) {
     INTS holds = NAME(load)(which + i, n - i) != 0.0f;
     VEC yes = NAME(load)(to + i, n - i);
-    NAME(put)(to + i, NAME(chosen)(holds, yes, NAME(load)(no + i, n - i)), n - i);
+    NAME(put)(to + i, NAME(choose)(holds, yes, NAME(load)(no + i, n - i)), n - i);
   }
 }
 
@@ -104,8 +100,8 @@ static void NAME(select)(const float *which, const float *no, int64_t n, float *
     }                                                                                    \
   }
 REDUCING(sum, 0.0f, a + b)
-REDUCING(max, -__builtin_inff(), NAME(chosen)((a > b) | (a != a), a, b))
-REDUCING(min, __builtin_inff(), NAME(chosen)((a < b) | (a != a), a, b))
+REDUCING(max, -__builtin_inff(), NAME(choose)((a > b) | (a != a), a, b))
+REDUCING(min, __builtin_inff(), NAME(choose)((a < b) | (a != a), a, b))
 #undef REDUCING
 
 /* A row of `inner` numbers times `count` vectors of each row of w, at most `left` numbers wide. */
@@ -134,14 +130,8 @@ static void NAME(times)(const float *x, const float *w, int64_t rows, int64_t in
 static void NAME(times_turned)(const float *x, const float *w, int64_t rows, int64_t inner, int64_t outputs,
                                float *to) {
   for (int64_t r = 0; r < rows; r++)
-    for (int64_t o = 0; o < outputs; o++) {
-      VEC total = {0};
-      for (int64_t i = 0; i < inner; i += LANES)
-        total += NAME(load)(x + r * inner + i, inner - i) * NAME(load)(w + o * inner + i, inner - i);
-      float sum = 0;
-      for (int l = 0; l < LANES; l++) sum += total[l];
-      to[r * outputs + o] = sum;
-    }
+    for (int64_t o = 0; o < outputs; o++)
+      to[r * outputs + o] = NAME(dot)(x + r * inner, w + o * inner, inner);
 }
 
 /* By the numbers that script.py gives them. */
