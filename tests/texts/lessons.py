@@ -33,7 +33,7 @@ ELSEWHERE = {
     "13": "26% 20.7% 18.4% 17.7% 3,000 20 2,500",  # published; datasets and their features
     "16": "0.29",  # differences
     "17": "1,438 75% 896 896",  # size of a dataset; of a paper; an exercise
-    "18": "90",  # degrees
+    "18": "90 1,925 96.25%",  # degrees; the digits behind two roundings
     "22": "135 98 98 0.35 0.71",  # millions; megabytes of a file; of a picture
     "23": "255",  # candidates
 }
