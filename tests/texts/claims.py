@@ -96,6 +96,20 @@ def the_table_of_datasets_is_that_of_the_catalog(text):
 
 @rule(
     "colab/README.md",
+    ("lessons 10, 11, 16 and 22", "lessons 10 and 11"),
+    ("lessons 10, 11, 16 and 22", "lesson 10"),
+)
+def the_readme_names_the_lessons_that_need_tensorflow(text):
+    """Those whose code names a dataset without a builder."""
+    said = re.findall(r"`pip install tensorflow`\) for lessons ([\d, and]+)\.", text.text)
+    names = "|".join(ORIGINS.keys() - BUILDERS)
+    code = {lesson: "\n".join(lesson.sources("code")) for lesson in files("colab/*.ipynb")}
+    needing = [lesson.path.name[:2] for lesson in code if re.search(names, code[lesson])]
+    return different(([re.findall(r"\d+", one) for one in said], [needing]))
+
+
+@rule(
+    "colab/README.md",
     (r"which slide\.", "which slide, and where slides have slips."),
 )
 def the_readme_promises_of_the_topics_what_they_have(text):
