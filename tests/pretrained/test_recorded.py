@@ -44,6 +44,18 @@ def test_outputs(name, tmp_path):
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=4e-4)
 
 
+@pytest.mark.fast_cases("convnext", "gemma2", "vit")
+@pytest.mark.parametrize("name", published.ROWS)
+def test_optimized_for_inference_it_answers_the_same(name, tmp_path):
+    net, params, state, _ = loaded(name, tmp_path)
+    given = [*RECORDED[name]["given"].values()]
+    x = tuple(given) if given[1:] else given[0]
+    wanted, _ = jax.jit(net.apply)(params, state, x)
+    found = jn.optimize_for_inference(net, params, state)(x)
+    largest = np.nanmax(abs(np.asarray(wanted)))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * largest)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of transformers
 @pytest.mark.parametrize("name", published.ROWS)
