@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.services.checks import is_traced
+
 THREEFRY = "threefry2x32"  # JAX's usual kind of key
 WORD = 2**32 - 1
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -60,17 +62,16 @@ def _along(paths: Sequence[tuple[int, ...]], start: Any, fold: Callable[[Any, in
 
 def _words(key: jax.Array) -> tuple[int, int] | None:
     """Return the two words of a key; None if JAX is to fold it."""
-    if not isinstance(key, jax.Array) or str(jax.random.key_impl(key)) != THREEFRY:
+    if not isinstance(key, jax.Array) or is_traced(key):
+        return None
+    if str(jax.random.key_impl(key)) != THREEFRY:
         return None
     data = jax.random.key_data(key)
     if data.shape != (2,) or not jax.sharding.get_abstract_mesh().empty:
         return None
-    try:
-        if data.committed or len(data.devices()) > 1:
-            return None
-        first, second = np.asarray(data).tolist()
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+    if data.committed or len(data.devices()) > 1:
         return None
+    first, second = np.asarray(data).tolist()
     return first, second
 
 

@@ -1,7 +1,8 @@
 """The program of a net in evaluation, traced once for all that is read from it."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,32 +36,77 @@ def read_from_trace(
       >>> read_from_trace(lambda program, examples: f"a batch of {examples}", net, *shapes, x)
       'a batch of 11'
     """
+    traced, key = _trace_once(net, params, state, x)
+    if traced is None:
+        return ""
+    return memo_of(net.apply).of((read, key), lambda: read(traced.program, traced.examples))
+
+
+def output_shapes(net: Layer, params: Params, state: State, x: PyTree) -> PyTree | None:
+    """Return the shapes of a net's outputs in evaluation, by the same trace.
+
+    Args:
+      net, params, state, x: As for `read_from_trace`, but here the number of examples counts.
+
+    Returns:
+      The outputs as shapes; None if an input has no axis of examples, if the net raises, or if
+      another axis than the first depends on their number.
+
+    Example:
+      >>> net, x = jn.dense(4), jn.spec((2, 3))
+      >>> shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+      >>> output_shapes(net, *shapes, x).shape
+      (2, 4)
+    """
+    traced, _ = _trace_once(net, params, state, x)
+    if traced is None:
+        return None
+    leaves, structure = jax.tree.flatten(traced.outputs)
+    if any(size % traced.examples == 0 for leaf in leaves for size in leaf.shape[1:]):
+        return None
+    if any(leaf.shape[:1] != (traced.examples,) for leaf in leaves):
+        return None
+    examples = len(jax.tree.leaves(x)[0])
+    return jax.tree.unflatten(structure, [_resized(leaf, examples) for leaf in leaves])
+
+
+class _Traced(NamedTuple):
+    """The jaxpr of a net's outputs, their shapes, and the batch size of both."""
+
+    program: Any
+    outputs: PyTree
+    examples: int
+
+
+def _trace_once(
+    net: Layer, params: Params, state: State, x: PyTree
+) -> tuple[_Traced | None, Hashable]:
+    """Return the trace of a net, None if there is none, and a key of all that it depends on."""
     inputs = shapes_of(x)
     if any(not leaf.shape for leaf in jax.tree.leaves(inputs)):
-        return ""
+        return None, None
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
-    memo, key = memo_of(net.apply), signature((params, state, one))
-
-    def read_once() -> str:
-        program, examples = memo.of(("trace", key), lambda: _traced(net, params, state, inputs))
-        return "" if program is None else read(program, examples)
-
-    return memo.of((read, key), read_once)
+    key = signature((params, state, one))
+    make = partial(_traced, net, params, state, inputs)
+    return memo_of(net.apply).of(("trace", key), make), key
 
 
-def _traced(net: Layer, params: Params, state: State, inputs: PyTree) -> tuple[Any, int]:
-    """Return the jaxpr of a net's outputs, None if it raises, and its batch size."""
+def _traced(net: Layer, params: Params, state: State, inputs: PyTree) -> _Traced | None:
     examples = _batch_size(params, state, inputs)
-
-    def resized(leaf: Any) -> Any:
-        return jax.ShapeDtypeStruct((examples, *leaf.shape[1:]), leaf.dtype)
 
     def outputs(params, state, x):
         y, _ = net.apply(params, state, x)
         return y
 
-    shapes = *shapes_of((params, state)), jax.tree.map(resized, inputs)
-    return trace_or_none(jax.make_jaxpr(outputs), *shapes), examples
+    resized = jax.tree.map(lambda leaf: _resized(leaf, examples), inputs)
+    trace = jax.make_jaxpr(outputs, return_shape=True)
+    found = trace_or_none(trace, *shapes_of((params, state)), resized)
+    return None if found is None else _Traced(*found, examples)
+
+
+def _resized(leaf: Any, examples: int) -> jax.ShapeDtypeStruct:
+    """Return a shape with another number of examples."""
+    return jax.ShapeDtypeStruct((examples, *leaf.shape[1:]), leaf.dtype)
 
 
 def _batch_size(params: Params, state: State, x: PyTree) -> int:

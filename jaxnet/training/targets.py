@@ -12,6 +12,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.services.checks import WrongValues, at_data, concrete_values
 from jaxnet.services.trees import PyTree, flat, is_float, key_spec, memo_of, shapes_of
 from jaxnet.services.warn import warn
+from jaxnet.training.evaluation_trace import output_shapes
 from jaxnet.training.objective import Supervised, supervised_in
 from jaxnet.training.objective_trace import trace_objective, trace_or_none
 from jaxnet.training.ranges import check_probabilities, note_pixels
@@ -88,15 +89,41 @@ def check_targets(
         _, fresh = jax.eval_shape(objective.init, key_spec(), shapes_of(data))
         return trace(fresh)
 
+    by_losses = not ids and all(value is not None for value in values)
     try:
         with at_data():
-            if trace_or_none(trace, state) is None:
+            if by_losses and _losses_look(objective, params, state, data, values):
+                pass
+            elif trace_or_none(trace, state) is None:
                 trace_or_none(trace_afresh)
     except WrongValues as error:
         error.add_note(f"{who} looked at the data first: nothing was computed with them")
         raise
     if parts is not None and objective.kind in ("supervised", "augmented"):
         check_probabilities(who, parts, params, state, data)
+
+
+def _losses_look(
+    objective: Layer, params: Params, state: State, data: PyTree, values: list
+) -> bool:
+    """Return whether loss and metrics could look at targets without another trace of their net.
+
+    The shapes of its outputs are known from a trace in evaluation, which the trainer makes.
+    """
+    parts = supervised_in(objective)
+    if parts is None or objective.inside is not parts:
+        return False
+    x, targets = parts.split(data)
+    outputs = output_shapes(parts.net, params, state, x)
+    if outputs is None:
+        return False
+    targets = jax.tree.unflatten(jax.tree.structure(targets), values)
+
+    def run(outputs):
+        pair = outputs, targets
+        return [layer.apply({}, {}, pair) for layer in (parts.loss, *parts.metrics.values())]
+
+    return trace_or_none(jax.eval_shape, run, outputs) is not None
 
 
 def _divided(

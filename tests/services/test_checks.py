@@ -9,6 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.core import as_layer
+from jaxnet.core.contract import child_key
 from jaxnet.services import checks
 from jaxnet.services.checks import as_array, at_least, check_data, on_host, within
 from jaxnet.services.jax_versions import enable_x64
@@ -73,6 +74,28 @@ def test_tracers_are_recognized():
     assert all(seen)
     assert len(seen) >= 4
     assert not checks.is_traced({"a": X, "b": np.ones(2), "c": 1.0, "d": KEY})
+
+
+def test_each_type_of_tracer_raises_once(monkeypatch):
+    """JAX's error says where an array comes from, for which it reads all operations before."""
+    raised = []
+    begin = jax.errors.ConcretizationTypeError.__init__
+    monkeypatch.setattr(
+        jax.errors.ConcretizationTypeError,
+        "__init__",
+        lambda error, *args: (raised.append(1), begin(error, *args))[1],
+    )
+
+    def run(x, key):
+        for number in range(20):
+            assert checks.is_traced(x)
+            child_key(key, f"a{number}")
+        return x
+
+    for _ in range(2):
+        jax.eval_shape(run, X, KEY)
+        jax.vmap(run, (0, None))(X, KEY)
+    assert len(raised) <= 4
 
 
 def test_numbers_within():

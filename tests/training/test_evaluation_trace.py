@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxnet as jn
-from jaxnet.training.evaluation_trace import read_from_trace
+from jaxnet.training.evaluation_trace import output_shapes, read_from_trace
 
 
 def shapes(net, x):
@@ -37,3 +37,17 @@ def test_the_batch_size_divides_no_other_size():
 def test_what_has_no_examples_has_no_trace():
     net = jn.stateless(lambda key, x: {}, lambda p, x: x, "scalar")
     assert read_from_trace(lambda *_: "read", net, {}, {}, jn.spec(())) == ""
+
+
+def test_outputs_have_as_many_rows_as_the_inputs():
+    net = jn.compose(lambda m, x: {"a": m(jn.dense(4), x), "b": x[:, 0]})
+    x = jn.spec((6, 3))
+    found = output_shapes(net, *shapes(net, x), x)
+    assert {name: leaf.shape for name, leaf in found.items()} == {"a": (6, 4), "b": (6,)}
+
+
+def test_outputs_whose_axes_are_not_those_of_the_examples_are_not_known():
+    x = jn.spec((6, 3))
+    for function in (lambda x: x.reshape(-1), lambda x: x.T, lambda x: x.sum(), lambda x: x[:2]):
+        net = jn.serial(jn.dense(4), function)
+        assert output_shapes(net, *shapes(net, x), x) is None

@@ -288,3 +288,20 @@ def test_programs_die_with_their_trainer():
     del trainer
     gc.collect()
     assert alive() is None
+
+
+def test_a_net_is_traced_four_times_until_its_first_step():
+    """To draw params, twice in evaluation to look at net and data, and to compile the step."""
+    runs = []
+
+    def body(m, x):
+        runs.append(x.shape)
+        return m(jn.dense(3), x)
+
+    x, y = np.ones((6, 4), np.float32), np.zeros(6, int)
+    trainer = jn.trainer(jn.supervised(jn.compose(body), jn.losses.cross_entropy), optax.sgd(0.1))
+    train_state = trainer.init(jax.random.key(0), (x, y))
+    train_state, _ = trainer.step(train_state, (x, y))
+    assert len(runs) == 4
+    trainer.step(train_state, (x, y))
+    assert len(runs) == 4

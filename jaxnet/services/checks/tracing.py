@@ -22,7 +22,11 @@ def concrete_values(array: Any) -> np.ndarray | None:
     return np.asarray(array)
 
 
-_CONCRETE: set[type] = set()  # types that have a value
+# Types of leaves that were seen. JAX writes into its error where a traced array comes from, for
+# which it walks over all operations so far: in a large net that takes milliseconds, so each type
+# is tried once.
+_CONCRETE: set[type] = set()
+_TRACED: set[type] = set()
 
 
 def is_traced(tree: PyTree) -> bool:
@@ -33,12 +37,16 @@ def is_traced(tree: PyTree) -> bool:
       False
     """
     leaves = leaves_of(tree)
-    if _CONCRETE.issuperset(map(type, leaves)):
+    types = set(map(type, leaves))
+    if _CONCRETE.issuperset(types):
         return False
+    if not _TRACED.isdisjoint(types):
+        return True
     for leaf in leaves:
         try:
             getattr(leaf, "devices", list)()
         except jax.errors.ConcretizationTypeError:
+            _TRACED.add(type(leaf))
             return True
         _CONCRETE.add(type(leaf))
     return False
