@@ -22,7 +22,14 @@ from jaxnet.ops import linalg
 from jaxnet.ops.product import add_bias, product
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE, Cell, hidden, reset_before, unroll
 from jaxnet.ops.varying import varying
-from jaxnet.services.checks import at_least, check_input, check_options, check_rank, on_device
+from jaxnet.services.checks import (
+    at_least,
+    check_input,
+    check_options,
+    check_rank,
+    is_traced,
+    on_device,
+)
 from jaxnet.services.trees import PyTree, describe, key_spec
 
 
@@ -38,13 +45,12 @@ def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.f
     """
     n, columns = shape
     a = normal(1.0)(key, (max(1, columns // n), n, n), dtype)
-    try:
-        # In NumPy, since jnp.linalg.qr compiles for every shape.
-        q, r = np.linalg.qr(np.asarray(a, np.float64))
-        xp = np
-    except jax.errors.TracerArrayConversionError:
+    if is_traced(a):
         q, r = linalg.qr(a)
         xp = jnp
+    else:  # in NumPy, since jnp.linalg.qr compiles for every shape
+        q, r = np.linalg.qr(np.asarray(a, np.float64))
+        xp = np
     # Otherwise q is not uniformly distributed.
     signs = xp.sign(xp.diagonal(r, axis1=1, axis2=2))
     q = q * signs[:, None]
