@@ -166,6 +166,25 @@ def sentences_name_the_rows_where_pytorch_is_level(text):
         yield from [f"{said} But: {sorted(level)}"] if named != level else []
 
 
+@rule(
+    "guide/compare.md guide/faq.md README.md",
+    "For a single picture, onnxruntime is faster for MobileNet V2 and ResNet-18.",
+    "onnxruntime is faster for MobileNet V2 for a single picture.",
+    fine=("For a single picture, onnxruntime is faster for MobileNet V2 and EfficientNet B0.",),
+)
+def sentences_name_the_nets_that_others_answer_faster_with(text):
+    """Those whose ratio is below 0.95 at batch 1, in onnxruntime and in OpenVINO."""
+    record = next(r for _, r in figures.findings() if r.title.startswith("A trained net answers"))
+    rows = {
+        row[0].removesuffix(", batch 1"): row for row in record.rows if "batch 1," in f"{row[0]},"
+    }
+    won = {net for net, row in rows.items() if all(float(row[i].split()[0]) < 0.95 for i in (3, 4))}
+    for sentence in sentences(text.text):
+        if "single picture" in sentence and "faster" in sentence:
+            named = {net for net in rows if re.search(rf"\b{re.escape(net)}\b", sentence)}
+            yield from [f"{sentence} But: {sorted(won)}"] if named != won else []
+
+
 MODEL = r"\b(?:[A-Z]\w*Net\b(?:[ -]V?\d+)?|U-Net|LSTM|GRU|GPT-2|MLP|VGG-?\d*)"
 
 
