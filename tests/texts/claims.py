@@ -166,6 +166,33 @@ def sentences_name_the_rows_where_pytorch_is_level(text):
         yield from [f"{said} But: {sorted(level)}"] if named != level else []
 
 
+CONVOLUTIONAL = "LeNet", "ResNet", "MobileNet", "U-Net"
+RECURRENT = "LSTM", "GRU"
+
+
+@rule(
+    "README.md guide/*.md",
+    "On CPU, recurrent networks train at least twice as fast as in Flax Linen.",
+    "On CPU, networks train at least twice as fast as in Flax Linen.",
+    "Convolutional and recurrent networks: a step takes 1.5 to 3.48 times as long in Linen.",
+    fine=("Convolutional networks train at least twice as fast as in Linen.",),
+)
+def sentences_on_linen_hold_for_each_row_that_they_name(text):
+    """A range is that of the rows; "at least twice as fast" holds for each of them."""
+    rows = ratios("Linen")
+    named = {"onvolutional": CONVOLUTIONAL, "recurrent": RECURRENT, "LSTM": ("LSTM",)}
+    for sentence in sentences(text.text):
+        if not re.search(r"\b(fast as|long) in (Flax )?Linen", sentence):
+            continue
+        names = [name for word, group in named.items() if word in sentence for name in group]
+        meant = [ratio for row, ratio in rows.items() if not names or row.startswith((*names,))]
+        found = [float(number) for number in re.findall(r"\d+\.\d+", sentence)]
+        if min(meant) < 2 and "at least twice" in sentence:
+            yield f"{sentence} But: {min(meant)}"
+        if found and found != [min(meant), max(meant)]:
+            yield f"{sentence} But: {min(meant)} to {max(meant)}"
+
+
 @rule(
     "guide/compare.md guide/faq.md README.md",
     "For a single picture, onnxruntime is faster for MobileNet V2 and ResNet-18.",
