@@ -17,6 +17,8 @@ from jaxnet.data.bccd import bccd as bccd
 from jaxnet.data.boxes import pad_boxes as pad_boxes
 from jaxnet.data.camvid import camvid as camvid
 from jaxnet.data.digits import digits as digits
+from jaxnet.data.faces import Faces as Faces
+from jaxnet.data.faces import faces as faces
 from jaxnet.data.image_file import read_image as read_image
 from jaxnet.data.image_file import read_pages as read_pages
 from jaxnet.data.image_folder import image_folder as image_folder

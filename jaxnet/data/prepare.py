@@ -2,8 +2,9 @@
 
     python -m jaxnet.data.prepare camvid multi30k --data-dir datasets
 
-MNIST, CIFAR-10, CamVid, Multi30k and the Free Spoken Digits come from their own files and need no
-TensorFlow; TensorFlow Datasets prepares the other datasets, and needs TensorFlow for it.
+MNIST, CIFAR-10, CamVid, Multi30k, MovieLens 100k, the Olivetti faces and the Free Spoken Digits
+come from their own files and need no TensorFlow; TensorFlow Datasets prepares the other datasets,
+and needs TensorFlow for it.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from jaxnet.data.builders import (
     datasets_in,
     datasets_package,
     folder,
+    instead_of,
 )
 from jaxnet.services.table import printable
 
@@ -99,7 +101,7 @@ def _check_catalog(who: str, name: str, tfds: Any) -> None:
     if name not in tfds.list_builders(with_community_datasets=False):
         raise ValueError(
             f"{who}: there is no dataset {name!r}; jaxnet has {', '.join(BUILDERS)}, and {CATALOG} "
-            "lists the datasets of TensorFlow Datasets"
+            f"lists the datasets of TensorFlow Datasets.{instead_of([name])}"
         )
     try:
         importlib.import_module("tensorflow")
@@ -140,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(
                 f"prepare: unknown dataset {', '.join(unknown)}; choose from "
                 f"{', '.join(sorted(ORIGINS))}; for the others in {CATALOG} use "
-                "jaxnet.data.tfds.load(..., download=True)"
+                f"jaxnet.data.tfds.load(..., download=True).{instead_of(unknown)}"
             )
         for name in options.names:
             if name in datasets_in("prepare", place):

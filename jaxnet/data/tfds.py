@@ -2,8 +2,8 @@
 
 Reading needs no TensorFlow; preparing a dataset of the catalog does, once. The folder of the
 datasets is `data_dir`, by default the environment variable TFDS_DATA_DIR or ~/tensorflow_datasets.
-MNIST, CIFAR-10, CamVid, Multi30k and the Free Spoken Digits are downloaded from their own files and
-prepared without TensorFlow, see `jaxnet.data.prepare`.
+Some datasets, such as MNIST, are downloaded from their own files and prepared without TensorFlow,
+see `jaxnet.data.prepare`.
 """
 
 import os
@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.data.builders import ORIGINS, base_name, datasets_in, datasets_package, folder
+from jaxnet.data.builders import (
+    INSTEAD,
+    ORIGINS,
+    base_name,
+    datasets_in,
+    datasets_package,
+    folder,
+)
 from jaxnet.data.builders import prepared as prepared
 from jaxnet.data.builders.metadata import check_metadata, damaged
 from jaxnet.data.builders.records import decode_only_images
@@ -37,7 +44,7 @@ def load(
 
     Args:
       name: Name in the catalog of TensorFlow Datasets, such as "mnist" or
-        "movielens/25m-ratings", or "camvid", "free_spoken_digits" or "multi30k".
+        "movielens/25m-ratings", or of `python -m jaxnet.data.prepare --help`, such as "camvid".
       split: Name of the split, such as "train", "test", "train[:80%]" or "train+test".
       data_dir: Folder of the datasets; by default the environment variable TFDS_DATA_DIR, or
         ~/tensorflow_datasets if it is not set.
@@ -144,9 +151,13 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
 def _unknown_version(who: str, name: str, place: Path) -> FileNotFoundError:
     infos = (place / base_name(name)).glob("**/dataset_info.json")
     have = ", ".join(sorted(file.parent.relative_to(place).as_posix() for file in infos))
+    base, others = base_name(name), ""
+    if base in ORIGINS or base in INSTEAD:
+        what = "it as array_record files" if base in ORIGINS else "another dataset"
+        command = f"python -m jaxnet.data.prepare {INSTEAD.get(base, base)}"
+        others = f", or prepare {what}: {command}"
     return FileNotFoundError(
-        f"{who}: {name!r} is not in {place}, which has {have}. Name one of these, or prepare "
-        f"it as array_record files: python -m jaxnet.data.prepare {base_name(name)}"
+        f"{who}: {name!r} is not in {place}, which has {have}. Name one of these{others}"
     )
 
 
@@ -161,8 +172,11 @@ def _missing(who: str, name: str, place: Path, present: list[str], data_dir: Any
         holds = "which is not a folder"
     else:
         holds = "which does not exist"
-    if base_name(name) in ORIGINS:
-        get = f"run python -m jaxnet.data.prepare {base_name(name)}, or pass download=True"
+    base = base_name(name)
+    if base in INSTEAD:
+        get = f"or prepare another dataset: python -m jaxnet.data.prepare {INSTEAD[base]}"
+    elif base in ORIGINS:
+        get = f"run python -m jaxnet.data.prepare {base}, or pass download=True"
     else:
         get = "or pass download=True for one of TensorFlow Datasets' catalog (needs TensorFlow)"
     return (

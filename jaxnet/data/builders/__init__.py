@@ -6,19 +6,31 @@ builders for TensorFlow Datasets; `jaxnet.data.prepare` runs them.
 
 import os
 import sys
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jaxnet.data.builders import camvid, cifar10, free_spoken_digits, mnist, multi30k
+from jaxnet.data.builders import (
+    camvid,
+    cifar10,
+    free_spoken_digits,
+    mnist,
+    movielens_100k,
+    multi30k,
+    olivetti,
+)
 from jaxnet.data.builders.remote import Origin
 from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, is_folder
 
 BUILDERS = {
     "camvid": camvid, "cifar10": cifar10, "free_spoken_digits": free_spoken_digits,
-    "mnist": mnist, "multi30k": multi30k,
+    "mnist": mnist, "movielens_100k": movielens_100k, "multi30k": multi30k, "olivetti": olivetti,
 }  # fmt: skip
+# Datasets that jaxnet reads where they are prepared, though their files cannot be downloaded ->
+# what everybody can download instead.
+INSTEAD = {"orl_faces": "olivetti", "jester": "movielens_100k"}
 
 CATALOG = "https://www.tensorflow.org/datasets/catalog"
 ORIGINS = {name: module.ORIGIN for name, module in BUILDERS.items()}
@@ -34,6 +46,21 @@ ORIGINS["tiny_shakespeare"] = Origin(
     terms="public domain",
     size=1_115_394,
 )
+
+
+def instead_of(names: list[str]) -> str:
+    """Return a sentence for each name that cannot be prepared: what to prepare instead, if known.
+
+    Example:
+      >>> instead_of(["orl_faces", "minst", "unheard"])
+      ' Instead of orl_faces, prepare olivetti. Instead of minst, prepare mnist.'
+    """
+    said = ""
+    for name in names:
+        close = get_close_matches(name, ORIGINS, n=1)
+        for other in [INSTEAD[name]] if name in INSTEAD else close:
+            said += f" Instead of {name}, prepare {other}."
+    return said
 
 
 def folder(who: str, data_dir: Any) -> Path:
