@@ -1,12 +1,13 @@
-"""Who is it: 38 people by their faces, seven pictures of each to learn from.
+"""Who is it: 38 or 40 people by their faces, seven pictures of each to learn from.
 
 Claim: a net with locally connected layers, which DeepFace has because a face is always in the same
 place, recognizes more faces than one with convolutions, and both more than the nearest picture.
 
-The faces are `orl_faces` 2.0.0: 38 of the 40 people of the ORL database (Olivetti Research
-Laboratory; Samaria and Harter 1994). Their pictures of 112×92 pixels are averaged to 56×46 for the
-nets. The options are the first that were tried. `features` are what the layer before the last
-computes; the nearest picture by them is a search by picture.
+The faces are those of the ORL database (Olivetti Research Laboratory; Samaria and Harter 1994), of
+64×64 pixels: `jn.data.faces` loads all 40 people, whom you can download, or the 38 people of a
+prepared `orl_faces`. The first line says which. The options are the first that were tried.
+`features` are what the layer before the last computes; the nearest picture by them is a search by
+picture.
 """
 
 from collections.abc import Callable
@@ -97,15 +98,19 @@ class Results(NamedTuple):
 
 def run(config: Config) -> Results:
     """Recognize faces by pixels and by both nets, print the accuracies, and draw a search."""
-    train, test = (load(part, config.data_dir) for part in ("train", "test"))
+    data = jn.data.faces(data_dir=config.data_dir)
+    train, test = data
+    people = int(train[1].max()) + 1
+    print(
+        f"{data.name}: {people} people, {len(train[1])} faces to learn from, {len(test[1])} to ask"
+    )
     by_pixels = nearest(*(x.reshape(len(x), -1) for x, _ in (train, test)))
     accuracies = {"nearest picture by pixels": np.array([np.mean(train[1][by_pixels] == test[1])])}
-    small = [(halved(x), y) for x, y in (train, test)]
     found = by_pixels
     for name, layer in LAYERS.items():
-        net = face_net(layer, config.features, people=train[1].max() + 1)
-        print(jn.summary(net, small[0][0][:1]))
-        runs = over_seeds(lambda seed, n=net: learn(n, small[0], small[1], seed, config), config)
+        net = face_net(layer, config.features, people)
+        print(jn.summary(net, train[0][:1]))
+        runs = over_seeds(lambda seed, n=net: learn(n, train, test, seed, config), config)
         accuracies[name] = np.array([accuracy for accuracy, _ in runs])
         accuracies[f"{name}, nearest by features"] = np.array(
             [np.mean(train[1][found] == test[1]) for _, found in runs]
@@ -115,17 +120,6 @@ def run(config: Config) -> Results:
         print(f"{name:50} {mean_std(values)}")
     figure = search(train, test, {"pixels": by_pixels, "features": found})
     return Results(accuracies, save({"search": figure}, config.output))
-
-
-def load(split: str, data_dir: Path | None) -> Pair:
-    """Return faces (n, 112, 92, 1) in [0, 1] and the numbers of their people."""
-    data = jn.data.tfds.load("orl_faces", split, data_dir=data_dir)
-    return data["image"].astype(np.float32) / 255, data["label"].astype(np.int32)
-
-
-def halved(x: np.ndarray) -> np.ndarray:
-    """Return images (n, height, width, channels) whose pixels are means of 2x2 pixels."""
-    return np.mean([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0, dtype=x.dtype)
 
 
 def nearest(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
@@ -145,15 +139,15 @@ def face_net(layer: Callable[..., jn.Layer], features: int, people: int) -> jn.L
     return jn.serial(
         # Each face gets mean 0 and variance 1, so that the light does not matter.
         jn.layers.instance_norm(use_scale=False, use_bias=False),
-        jn.conv(features, 5, padding="VALID", name="c1"),  # (batch, 52, 42, features)
+        jn.conv(features, 5, padding="VALID", name="c1"),  # (batch, 60, 60, features)
         jax.nn.relu,
-        jn.max_pool(2),  # (batch, 26, 21, features)
-        jn.conv(features, 5, padding="VALID", name="c2"),  # (batch, 22, 17, features)
+        jn.max_pool(2),  # (batch, 30, 30, features)
+        jn.conv(features, 5, padding="VALID", name="c2"),  # (batch, 26, 26, features)
         jax.nn.relu,
-        jn.max_pool(2),  # (batch, 11, 8, features)
-        layer(features, 3, name="l3"),  # (batch, 9, 6, features)
+        jn.max_pool(2),  # (batch, 13, 13, features)
+        layer(features, 3, name="l3"),  # (batch, 11, 11, features)
         jax.nn.relu,
-        layer(features, 3, name="l4"),  # (batch, 7, 4, features)
+        layer(features, 3, name="l4"),  # (batch, 9, 9, features)
         jax.nn.relu,
         jn.flatten(name="features"),
         jn.dropout(0.3),

@@ -243,7 +243,7 @@ def read_folders() -> dict[str, Row]:
     data, model, write_set = jn.data, jn.pretrained, usual.write_dataset
     sets = {
         name: lambda p, name=name: getattr(data, name)(data_dir=p)
-        for name in ("bccd", "camvid", "cifar10", "mnist")
+        for name in ("bccd", "camvid", "cifar10", "faces", "mnist")
     }
     sets["spoken_digits"] = lambda p: data.spoken_digits("train", data_dir=p)
     sets["tfds.load"] = lambda p: data.tfds.load("pictures", "train", data_dir=p)

@@ -17,11 +17,11 @@ WORDS = {
 
 
 def load(name: str, split: str, **options: Any) -> dict[str, Any]:
-    """A small part of one of the nine datasets; `split` may be cut, as in "train[:5]"."""
+    """A small part of one of the datasets below; `split` may be cut, as in "train[:5]"."""
     part, _, cut = split.partition("[:")
     count = int(cut.rstrip("]")) if cut else None
     rng = np.random.default_rng([ord(letter) for letter in name + part])
-    return MAKERS[name](rng, part, count)
+    return MAKERS[name.split(":")[0]](rng, part, count)
 
 
 def _classified(shape: tuple[int, ...], rng, part, count) -> dict[str, Any]:
@@ -93,8 +93,8 @@ def _plays(rng, part, count):
     return {"text": ["ROMEO:\n" + ",\n".join(lines)[:size]]}
 
 
-def _faces(rng, part, count):
-    return _classified((112, 92, 1), rng, part, 20) | {"picture": np.arange(20)}
+def _faces(shape, rng, part, count):
+    return _classified(shape, rng, part, 20) | {"picture": np.arange(20)}
 
 
 def _jokes(rng, part, count):
@@ -111,6 +111,7 @@ MAKERS: dict[str, Any] = {
     "free_spoken_digits": _spoken,
     "multi30k": _sentences,
     "tiny_shakespeare": _plays,
-    "orl_faces": _faces,
+    "orl_faces": lambda *given: _faces((112, 92, 1), *given),
+    "olivetti": lambda *given: _faces((64, 64, 1), *given),
     "jester": _jokes,
 }

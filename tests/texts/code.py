@@ -122,7 +122,7 @@ def tests_mirror_the_library(text):
 
 # What is built with the library as a user builds; of `data`, the data sets. Inside the package,
 # these files check their arguments and open files by `services`, as every module does.
-DATASETS = "bccd camvid digits images photos scenes tfds available prepare".split()
+DATASETS = "bccd camvid digits faces images photos scenes tfds available prepare".split()
 # Modules of `pretrained` that read and write files. The others use public names alone, as a
 # user's code does.
 READ_OR_WRITE = "adapters families loading source words".split()
