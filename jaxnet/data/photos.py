@@ -20,6 +20,9 @@ def photos() -> dict[str, np.ndarray]:
     Example:
       >>> {name: photo.shape for name, photo in photos().items()}
       {'china': (427, 640, 3), 'flower': (427, 640, 3), 'hopper': (600, 512, 3)}
+
+    Source and terms: china by danielbuechele and flower by vultilion, both on Flickr, CC BY 2.0;
+    hopper, an official portrait of the U.S. Navy, is in the public domain.
     """
     sklearn = extra("sklearn.datasets", "scikit-learn", "photos", "data,viz")
     cbook = extra("matplotlib.cbook", "matplotlib", "photos", "data,viz")

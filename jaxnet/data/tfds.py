@@ -44,7 +44,7 @@ def load(
 
     Args:
       name: Name in the catalog of TensorFlow Datasets, such as "mnist" or
-        "movielens/25m-ratings", or of `python -m jaxnet.data.prepare --help`, such as "camvid".
+        "glue/cola", or of `python -m jaxnet.data.prepare --help`, such as "camvid".
       split: Name of the split, such as "train", "test", "train[:80%]" or "train+test".
       data_dir: Folder of the datasets; by default the environment variable TFDS_DATA_DIR, or
         ~/tensorflow_datasets if it is not set.

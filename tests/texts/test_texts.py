@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.texts import claims, code, lessons, pages, project, switches
+from tests.texts import claims, code, data, lessons, pages, project, switches
 from tests.texts.form import RULES
 
-assert claims and code and pages and lessons and project and switches
+assert claims and code and data and pages and lessons and project and switches
 
 
 @pytest.mark.parametrize("name", RULES)
