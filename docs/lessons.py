@@ -121,7 +121,7 @@ def page(path: Path, folder: Path, repository: str) -> str:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     first, setup = "".join(cells.pop(0)["source"]), []
     while cells and cells[0]["cell_type"] == "code" and SETUP.search("".join(cells[0]["source"])):
-        setup.append(code(cells.pop(0), f"{path.stem}_setup", folder))
+        setup.append(code(cells.pop(0) | {"metadata": {}}, f"{path.stem}_setup", folder))
     title, _, rest = first.partition("\n")
     colab = repository.replace("https://github.com", "https://colab.research.google.com/github")
     buttons = [
@@ -180,8 +180,14 @@ def linked_lessons(text: str) -> str:
 
 
 def code(cell: dict[str, Any], name: str, folder: Path) -> str:
-    """A cell with its outputs: text, and pictures in files that begin with the name."""
+    """A cell with its outputs: text, and pictures in files that begin with the name.
+
+    The source of a cell that a notebook folds is folded here too.
+    """
     parts = [fenced("".join(cell["source"]), "python")]
+    if cell.get("metadata", {}).get("jupyter", {}).get("source_hidden"):
+        inside = parts[0].replace("\n", "\n    ")
+        parts = [f'??? note "Code of this cell"\n\n    {inside}']
     for i, output in enumerate(cell["outputs"]):
         data = output.get("data", {})
         if "image/png" in data:

@@ -325,6 +325,20 @@ def test_the_menu_follows_the_pages_that_there_are(tmp_path):
     assert titles()["Performance"] == "experiments/performance.md"
 
 
+def test_the_code_of_a_folded_cell_is_folded_and_its_output_is_not(tmp_path):
+    cell = {
+        "source": ["x = 1\n", "print(x)"],
+        "outputs": [{"text": ["1\n"]}],
+        "metadata": {"cellView": "form", "jupyter": {"source_hidden": True}},
+    }
+    written = lessons.code(cell, "a", tmp_path)
+    assert written == (
+        '??? note "Code of this cell"\n\n    ```python\n    x = 1\n    print(x)\n    ```\n\n'
+        "```{ .text .output .no-copy .wrapped }\n1\n```"
+    )
+    assert lessons.code(cell | {"metadata": {}}, "a", tmp_path).startswith("```python\nx = 1")
+
+
 def test_links_to_lessons_by_number():
     text = "lessons 3, 5 and 12; transfer is in lesson 6, 28 images, lesson 99"
     text = lessons.linked_lessons(text)

@@ -14,6 +14,7 @@ import json
 import re
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,46 +166,56 @@ def test_prints_at_size_colab_what_is_kept(path: Path, run, monkeypatch):
     assert difflib.SequenceMatcher(None, kept, printed, autojunk=False).ratio() > 0.9
 
 
-@pytest.mark.fast_cases("True")
-@pytest.mark.parametrize("there", [False, True])
-def test_faces_and_ratings_of_the_original_files(there, monkeypatch, tmp_path, capsys):
-    """Where no set is prepared, the lesson says where they are, and reads them as published."""
+@pytest.mark.slow
+def test_faces_and_movies_of_a_reader(tmp_path, monkeypatch, capsys):
+    """Where nothing is prepared, the lesson downloads 40 people and the stars of movies."""
+    from jaxnet.data.builders import movielens_100k, olivetti
+
+    rng, stars = np.random.default_rng(0), ""
+    for person, movie in itertools.product(range(1, 944), range(1, 31)):
+        stars += f"{person}\t{movie}\t{rng.integers(1, 6)}\t874965758\n"
+    first = "1\t1682\t5\t1\n"  # too few people rated this movie, so the lesson leaves it out
+    held_out = "".join(f"{person}\t31\t4\t1\n" for person in range(1, 944))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("ml-100k/ua.base", first + stars)
+        file.writestr("ml-100k/ua.test", held_out)
+    files = {"movielens_100k": archive.getvalue(), "olivetti": b""}
+    for module in (movielens_100k, olivetti):
+        monkeypatch.setattr(module, "contents", lambda who, *given: {who: files[who]})
+    pictures = np.repeat(np.arange(40, dtype=np.uint8), 10)[:, None, None] + np.zeros((64, 64))
+    monkeypatch.setattr(olivetti, "faces", lambda data: pictures.astype(np.uint8))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    names: dict[str, Any] = {"jn": jn, "SIZE": "colab"}
+    (path,) = (path for path in NOTEBOOKS if path.name.startswith("08"))
+    exec(text_of(path).sources("code")[2], names)  # our own text
+    assert "faces: olivetti, ratings: movielens_100k" in capsys.readouterr().out
+    (x, y), (test_x, test_y) = names["faces"]
+    np.testing.assert_allclose(x.mean((1, 2, 3)), y / 255, rtol=1e-5)
+    assert np.bincount(y).tolist() == [7] * 40 and np.bincount(test_y).tolist() == [3] * 40
+    assert names["ratings"].shape == (943, 30)
+    assert set(np.unique(names["ratings"])) == {-10, -5, 0, 5, 10}
+
+
+def test_a_reader_without_a_network_is_told(tmp_path, monkeypatch, capsys):
+    """Then the lesson draws faces and makes up ratings, and says so."""
 
     def missing(name, *args, **options):
-        raise FileNotFoundError(f"{name} is not prepared")
+        raise OSError(f"cannot reach {name}")
 
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(jn.data.tfds, "load", missing)
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    table = np.random.default_rng(0).uniform(-10, 10, (9, 100)).round(2).astype(np.float32)
-    table[:, 70:] = 99
-    for person, number in itertools.product((1, 2, 10) if there else (), range(1, 11)):
-        (tmp_path / f"att_faces/s{person}").mkdir(parents=True, exist_ok=True)
-        pixels = bytes([20 * person + number]) * (92 * 112)
-        file = tmp_path / f"att_faces/s{person}/{number}.pgm"
-        file.write_bytes(b"P5\n92 112\n255\n" + pixels)
-    if there:
-        rows = "\n".join(",".join(map(str, [70, *row])) for row in table.tolist())
-        (tmp_path / "jester-data-1.csv").write_text(rows)
-    names: dict[str, Any] = {"jn": jn, "SIZE": "colab", "Path": Path}
+    names: dict[str, Any] = {"jn": jn, "SIZE": "colab"}
     (path,) = (path for path in NOTEBOOKS if path.name.startswith("08"))
-    for source in text_of(path).sources("code"):
-        if re.search(r"^def \w+_(faces|ratings)\(", source, re.MULTILINE):
-            exec(source, names)  # our own text
+    exec(text_of(path).sources("code")[2], names)  # our own text
     printed = capsys.readouterr().out
-    for sentence in ("unpack att_faces.zip into", "jester-data-1.xls as jester-data-1.csv"):
-        assert (sentence in printed) != there
-    if there:
-        of = [(20 * person + number) / 255 for person in (1, 2, 10) for number in range(1, 8)]
-        np.testing.assert_allclose(names["x"].max((1, 2, 3)), of, rtol=1e-6)
-        assert names["y"].tolist() == [0] * 7 + [1] * 7 + [9] * 7
-        assert names["test_y"].tolist() == [0] * 3 + [1] * 3 + [9] * 3
-        ratings, held_out = names["ratings"], names["held_out"]
-        known, asked = names["known"], names["asked"]
-        assert not (known & asked).any()
-        assert 0.1 < asked.sum() / 630 < 0.3
-        both = np.where(known, ratings, np.where(asked, held_out, 99))
-        np.testing.assert_array_equal(both, table)
+    for line in (
+        "faces is not available (cannot",
+        "movielens is not",
+        "faces: drawn, ratings: made",
+    ):
+        assert line in printed
+    assert names["faces"][0][0].shape == (266, 64, 64, 1)
 
 
 @pytest.mark.parametrize("has_jax", [True, False])

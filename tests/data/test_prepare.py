@@ -17,7 +17,9 @@ from jaxnet.data.builders import (
     cifar10,
     free_spoken_digits,
     mnist,
+    movielens_100k,
     multi30k,
+    olivetti,
 )
 
 # The command catches a missing package and says it, so the rule that skips does not see it.
@@ -84,6 +86,30 @@ def test_unknown_names(tmp_path, capsys):
     assert not os.listdir(tmp_path)
     with pytest.raises(ValueError, match="tfds.load: there is no dataset 'minst'; jaxnet has camv"):
         tfds.load("minst", "train", data_dir=tmp_path, download=True)
+
+
+@pytest.mark.parametrize(("name", "other"), [
+    ("orl_faces", "olivetti"), ("jester", "movielens_100k"), ("movielens", "movielens_100k"),
+])  # fmt: skip
+def test_what_to_prepare_instead(name, other, tmp_path, capsys):
+    """Of data that cannot be downloaded; each message names a command that works."""
+    line = fails(capsys, name, "--data-dir", str(tmp_path))
+    assert line.startswith(f"prepare: unknown dataset {name}; ")
+    assert line.endswith(f" Instead of {name}, prepare {other}.")
+    assert other in BUILDERS
+    if name == "movielens":  # which the catalog has, in other forms
+        return
+    with pytest.raises(FileNotFoundError, match=f"python -m jaxnet.data.prepare {other}$"):
+        tfds.load(name, "train", data_dir=tmp_path)
+    with pytest.raises(ValueError, match=f"Instead of {name}, prepare {other}.$"):
+        tfds.load(name, "train", data_dir=tmp_path, download=True)
+
+
+def test_another_version_of_what_cannot_be_downloaded(tmp_path, tfds_data_dir):
+    if "orl_faces" not in tfds.prepared(tfds_data_dir):
+        pytest.skip("orl_faces is not in TFDS_DATA_DIR")
+    with pytest.raises(FileNotFoundError, match="another dataset: .*prepare olivetti$"):
+        tfds.load("orl_faces:1.0.0", "train", data_dir=tfds_data_dir)
 
 
 def test_a_place_that_is_a_file(tmp_path, capsys):
@@ -154,7 +180,7 @@ def test_the_public_files_give_the_prepared_sets(name, site, tmp_path, tfds_data
         (site.folder / file.name).symlink_to(file.resolve())
     monkeypatch.setattr(multi30k, "RAW", site.address)
     monkeypatch.setattr(mnist, "ORIGIN", mnist.ORIGIN._replace(home=site.address))
-    for module in (camvid, cifar10, free_spoken_digits):
+    for module in (camvid, cifar10, free_spoken_digits, movielens_100k, olivetti):
         last = module.ARCHIVE.address.rpartition("/")[2]
         archive = module.ARCHIVE._replace(address=f"{site.address}/{last}")
         monkeypatch.setattr(module, "ARCHIVE", archive)
