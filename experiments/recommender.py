@@ -146,15 +146,12 @@ def load(data_dir: Path | None) -> tuple[Ratings, Ratings, tuple[int, int]]:
 
     Jester's if it is prepared, else those of MovieLens 100k, whose 1 to 5 stars become -10 to 10.
     """
-
-    def jester() -> tuple[str, dict]:
-        return "jester", jn.data.tfds.load("jester", "train", data_dir=data_dir)
-
-    def movielens() -> tuple[str, dict]:
+    try:
+        data = jn.data.tfds.load("jester", "train", data_dir=data_dir)
+        name = "jester"
+    except FileNotFoundError:
         data = jn.data.tfds.load("movielens_100k", "train", data_dir=data_dir)
-        return "movielens_100k", {part: 5 * (stars - 3) for part, stars in data.items()}
-
-    name, data = jn.data.first_available(jester, movielens)
+        name, data = "movielens_100k", {part: 5 * (stars - 3) for part, stars in data.items()}
     print(f"{name}:", end=" ")
     return listed(data["ratings"]), listed(data["held_out"]), data["ratings"].shape
 

@@ -211,7 +211,7 @@ def test_a_reader_without_a_network_is_told(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     for line in (
         "faces is not available (cannot",
-        "movielens is not",
+        "real_ratings is not",
         "faces: drawn, ratings: made",
     ):
         assert line in printed
