@@ -15,6 +15,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+from docs.break_it import write_break_it
 from docs.docstrings import public_names
 from docs.gallery import write_gallery
 from docs.home import write_home
@@ -62,6 +63,7 @@ def build(out: Path = OUT) -> Path:
     write_reference(pages)
     (pages / "llms.txt").write_text(overview(pages), encoding="utf-8")
     write_home(pages, repository())
+    write_break_it(pages, repository())
     menu = navigation(pages)
     for path in (path for entry in menu for path in entry.values() if isinstance(path, str)):
         page = pages / path

@@ -12,6 +12,11 @@ LESSONS = {
     browser_letters: ("writes plays", "16_transformers_and_a_small_gpt"),
 }
 SITE = re.compile(r"\[Site\]\(.*?\n\n", re.S)  # links to the site, which are in its menu
+BREAK_IT = (
+    "**[Break it](break_it.md):** "
+    "[make the perceptron fail](break_it.md#perceptron), "
+    "[cut a hole into LeNet](break_it.md#filters) or [show the GPT the future](break_it.md#mask)."
+)
 
 
 def write_home(pages: Path, repository: str) -> None:
@@ -20,7 +25,7 @@ def write_home(pages: Path, repository: str) -> None:
     title, rest = readme.read_text(encoding="utf-8").split("\n\n", 1)
     owner, name = repository.rstrip("/").split("/")[-2:]
     colab = f"https://colab.research.google.com/github/{owner}/{name}/blob/main/colab"
-    parts = [title, browser_digits.write_board(pages).rstrip()]
+    parts = [title, browser_digits.write_board(pages).rstrip(), BREAK_IT]
     for program, (what, lesson) in LESSONS.items():
         lines = "\n\n".join(map(inspect.getsource, (program.learn, common.moments)))
         name = program.__name__.replace(".", "/")

@@ -28,6 +28,7 @@ def navigation(pages: Path) -> Menu:
         {"Home": "README.md"},
         *(item(path, pages) for path in first if path.exists()),
         {"Course": ["colab/README.md", "colab/topics.md", *lessons]},
+        *({"Break it": path.name} for path in pages.glob("break_it.md")),
         *section("How-to guides", guide, {*first, *looked_up, *migrating}, pages),
         *listed("Compare and migrate", migrating, pages),
         {"Reference": reference_menu() + [item(p, pages) for p in looked_up if p.exists()]},

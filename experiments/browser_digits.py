@@ -85,7 +85,7 @@ RECORDS = (
     ),
 )
 CANVAS = Path(__file__).parent.parent / "docs" / "canvas"
-FILES = ("net.js", "page.js", "letters.js", "page.css")
+FILES = ("net.js", "page.js", "gpt.js", "letters.js", "page.css")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MOMENTS = 24
 LAYERS = ("c1", "c3", "c5", "f6", "output")
@@ -287,10 +287,11 @@ def write_page(page: Path, weights: Path) -> None:
 
 
 @contextmanager
-def opened(page: Path) -> Iterator[Ask]:
+def opened(page: Path, ready: str = "loaded()") -> Iterator[Ask]:
     """Open a page in headless Chromium or Chrome; return a function that asks it.
 
     `ask(method, **options)` sends a request of Chrome's DevTools protocol and returns the answer.
+    `ready` is an expression of JavaScript to wait for, by default the first answer of the board.
 
     Raises:
       FileNotFoundError: If neither is on the PATH.
@@ -332,7 +333,7 @@ def opened(page: Path) -> Iterator[Ask]:
                 attached = ask("Target.attachToTarget", targetId=tab, flatten=True)
                 session["sessionId"] = attached["sessionId"]
                 ask("Page.navigate", url=page.absolute().as_uri())
-                evaluate(ask, DRAW + "loaded()")
+                evaluate(ask, DRAW + ready)
                 yield ask
             finally:
                 started.terminate()

@@ -146,7 +146,7 @@ def bits(net: jn.Layer, params: Any, tokens: np.ndarray) -> float:
 
 
 def as_bytes(params: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `unpack` of docs/canvas/letters.js reads: names with sizes, and bytes.
+    """Return what `unpackLetters` of docs/canvas/gpt.js reads: names with sizes, and bytes.
 
     The numbers of 32 bits come first, then the kernels in 8 bits.
     """
