@@ -170,7 +170,7 @@ TOYS = (
             Slider("rate", "rate", 0, 0.95, 0.05, 0.5),
             Slider("passes", "passes", 1, 20, 1, 10),
         ),
-        broken="rate=0.95&passes=1",
+        broken="rate=0.95&passes=5",
         python="jn.dropout({rate}, axes=(-1,))  # {passes} passes with train=True",
     ),
     Toy(
@@ -269,9 +269,8 @@ TOYS = (
         ),
         broken="on=000011111111",
         python=(
-            'kernel = params[f"block_{i}"]["attention"]["out"]["kernel"]  # head 5 is head 1 '
-            "of block 1\n"
-            "[divmod(head, 4) for head in {on:off}]; kernel.at[j].set(0)"
+            "off = [divmod(head, 4) for head in {on:off}]  # the block and its head\n"
+            'params["block_0"]["attention"]["out"]["kernel"].at[head].set(0)  # in each block'
         ),
         parts=("text",),
     ),
@@ -291,7 +290,7 @@ TOYS = (
         ),
         broken="back=64&ahead=4",
         python=(
-            "jn.multi_head_attention(4, causal={ahead} == 0, rotary=True, window=({back}, {ahead}))"
+            "jn.multi_head_attention(4, causal={ahead:zero}, rotary=True, window=({back}, {ahead}))"
         ),
         parts=("canvas", "text"),
     ),
@@ -324,16 +323,16 @@ TOYS = (
         lesson=21,
         cell="sample",
         about=(
-            "A small net removes noise in 40 steps until digits of 8×8 pixels are left. Each "
-            "step also adds a little new noise. With none, or with twice as much, the samples"
-            " are worse."
+            "A small net removes noise in 40 steps until digits of 8×8 pixels are left. Each step "
+            "also adds a little new noise. Without it, all eight samples become the same image. "
+            "With twice as much, they stay noisy."
         ),
         controls=(
             Slider("digit", "the digit asked for", 0, 9, 1, 3),
             Slider("noise", "new noise, times what is right", 0, 2.5, 0.1, 1),
             Slider("guidance", "guidance", 0, 6, 0.5, 1),
         ),
-        broken="digit=3&noise=2.5&guidance=1",
+        broken="digit=3&noise=0&guidance=1",
         python=(
             "x = mean + {noise} * deviation * jax.random.normal(key, x.shape)\n"
             "epsilon += {guidance} * (epsilon - without)  # label {digit} against no label"
@@ -353,7 +352,7 @@ TOYS = (
             Slider("stolen", "labels stolen, of 300", 0, 295, 5, 0),
             Slider("swapped", "labels swapped", 0, 300, 5, 0),
         ),
-        broken="stolen=0&swapped=250",
+        broken="stolen=290&swapped=0",
         python=(
             "y[:{swapped}] = wrong[:{swapped}]; x, y = x[: 300 - {stolen}], y[: 300 - {stolen}]"
         ),

@@ -35,12 +35,14 @@ toy("diffusion", ["toys/data/diffusion", "toys/data/digits"], (state, [data, dig
   const samples = Array.from({length: 8}, (_, n) =>
     sample(t => row(table, n * (STEPS + 1) + t), state, data, layers));
   const parts = samples.map(x => softmax(dense(relu(dense(x.map(v => Math.min(Math.max(v, 0), 1)), first)), last)));
-  const confidence = average(parts.map(p => p[state.digit]));
+  const confidence = average(parts.map(p => p[state.digit])), middle = samples[0].map((_, i) => average(samples.map(x => x[i])));
+  const variety = Math.sqrt(average(samples.map(x => average(x.map((value, i) => (value - middle[i]) ** 2)))));
   const context = picture(find("canvas"), 320, 160);
   samples.forEach((x, n) => squares(context, x, 8, [n % 4 * 80, Math.floor(n / 4) * 80], 9));
   return {
-    said: `A classifier gives the ${state.digit} a probability of ${percent(confidence)} in these eight samples, on average.`,
-    numbers: {confidence, pixels: [...samples[0]]},
+    said: `A classifier gives the ${state.digit} a probability of ${percent(confidence)} on average in these ` +
+      `eight samples. A pixel differs between them by ${variety.toFixed(3)} (standard deviation).`,
+    numbers: {confidence, variety, pixels: [...samples[0]]},
   };
 });
 }

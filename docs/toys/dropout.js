@@ -25,8 +25,8 @@ toy("dropout", ["toys/data/digits", "toys/data/draws"], ({rate, passes}, [data, 
   context.fillStyle = getComputedStyle(find("canvas")).color;
   context.fillText("blue: each pass · orange: all passes together", 0, 142);
   return {
-    said: `Of 200 digits, one pass gets ${percent(average(accuracies))} right on average, and ${passes} together ` +
-      `get ${percent(together)}.`,
+    said: `Of 200 digits, one pass gets ${percent(average(accuracies))} right` + (passes === 1 ? "." :
+      ` on average, and ${passes} together get ${percent(together)}.`),
     numbers: {accuracies, together, parts: means[0]},
   };
 });

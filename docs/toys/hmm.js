@@ -43,8 +43,8 @@ toy("hmm", [], ({stay, back, one, two, tosses}, _, find) => {
   context.fillText("above: the tosses · below: the best path", 0, 148);
   const moves = path.filter((coin, t) => t && coin !== path[t - 1]).length;
   return {
-    said: `These tosses have the probability ${total.toExponential(2)}. On the best path the coin changes ` +
-      `${moves} times. Blue is the probability of coin A.`,
+    said: `These tosses have the probability ${total.toExponential(2)}. ` +
+      `Changes of the coin on the best path: ${moves}. Blue is the probability of coin A.`,
     numbers: {total: Math.log(total), posterior, path},
   };
 });

@@ -12,11 +12,10 @@ toy("mask", ["home/letters5"], ({back, ahead}, [base64], find) => {
     for (let s = 0; s < count; s++) cells.push(t - s <= back && s - t <= ahead ? (s > t ? -1 : 1) : 0);
   squares(context, cells, count, [0, 0], 8, 1.3);
   context.fillStyle = ink;
-  context.fillText("row: a letter · blue: what it may see", 0, 270);
+  context.fillText("each row: what a letter sees before it and after it", 0, 270);
   return {
-    said: `A letter costs ${bits.toFixed(3)} bits. ` + (ahead ? "It may see the future, with which it was never " +
-      "trained: what helps a cheat confuses this net." : back < 8 ? "It sees too little to spell." :
-      "It sees what it saw in training."),
+    said: `A letter costs ${bits.toFixed(3)} bits. ` + (ahead ? "It sees the future, which training hid from it." :
+      back === 64 ? "It sees what it saw in training." : "It sees less than in training."),
     numbers: {bits, logits: [...logits.at(-1)]},
   };
 });

@@ -25,7 +25,7 @@ function sentence(right, labels, mistakes) {
   if (mistakes.length && mistakes.at(-1) === 0) return `${said} The rule found it in ${mistakes.length} passes.`;
   if (right === 4) return `${said} The line divides them.`;
   if (crossed && mistakes.length > 3)
-    return `${said} Each pass makes ${mistakes.at(-1)} mistakes, for ever: no line divides them.`;
+    return `${said} Each pass makes ${mistakes.at(-1)} mistakes, forever: no line divides them.`;
   return crossed ? `${said} Try: no line gets all four.` : `${said} A line gets all four.`;
 }
 

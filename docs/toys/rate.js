@@ -46,7 +46,7 @@ toy("rate", ["toys/data/students"], ({rate, momentum, steps}, [data], find) => {
   const away = !(Math.abs(end[0]) < 20 && Math.abs(end[1]) < 20);
   const verdict = height > risk(START, data) ? "higher than where it began" :
     height > 0.5 ? "still far from the floor" : height > 0.38 ? "in the valley, not at its lowest point" :
-    "at the lowest point of the valley";
+    "close to the lowest point";
   return {
     said: `Risk after ${steps} steps: ${height.toFixed(4)}, ${away ? "and it has left the map" : verdict}. ` +
       `The lowest risk is ${data.lowest.toFixed(4)}.`,

@@ -100,6 +100,7 @@ function setInputs(inputs, query) {
 
 // A value as Python writes it: a number, a list, the places of what is switched off, a truth value.
 function python(value, how) {
+  if (how === "zero") return value === 0 ? "True" : "False";
   if (how === "bool") return value ? "True" : "False";
   if (!Array.isArray(value)) return value;
   const list = how === "off" ? [...value.keys()].filter(i => !value[i]) : value;

@@ -33,7 +33,7 @@ toy("stride", ["toys/data/mnist"], ({filter, stride, padding, number}, [data], f
   return {
     said: `The map has ${positions}×${positions} = ${positions ** 2} numbers for 784 pixels.` +
       (stride > 3 ? ` The windows are ${stride} apart and 3 wide, so they skip pixels.` :
-        positions > 28 ? " The padding is so wide that windows see nothing but zeros." :
+        padding > 2 ? " Windows at the border see nothing but zeros." :
         edges ? " The last pixels fit no window." : ""),
     numbers: {map, positions},
   };

@@ -270,7 +270,8 @@ def diffusion(digit, noise, guidance):
         x = mean / (1 - kept[t]) + noise * deviation * drawn[:, t]
     x = (x + 1) / 2
     logits, _ = toy_data.classifier().apply(nets["classifier"], {}, x.clip(0, 1))
-    return {"confidence": jax.nn.softmax(logits)[:, int(digit)].mean(), "pixels": x[0]}
+    confidence, variety = jax.nn.softmax(logits)[:, int(digit)].mean(), jnp.sqrt(x.var(0).mean())
+    return {"confidence": confidence, "variety": variety, "pixels": x[0]}
 
 
 def labels(stolen, swapped):
@@ -387,4 +388,4 @@ def test_each_toy_opens_a_cell_of_its_lesson():
         assert toy.cell in [cell["id"] for cell in cells], toy.name
         names = {control.name for control in toy.controls}
         assert {part.split("=")[0] for part in toy.broken.split("&")} == names
-        assert set(re.findall(r"{(\w+)", toy.python)) - {"i"} == names, toy.name
+        assert set(re.findall(r"{(\w+)", toy.python)) == names, toy.name
