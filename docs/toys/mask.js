@@ -7,7 +7,7 @@ toy("mask", ["home/letters5"], ({back, ahead}, [base64], find) => {
   const costs = logits.map((z, t) => -Math.log2(probabilities(z)[ids[t + 1]])), bits = average(costs);
   orange(find(".text"), UNREAD, [0, ...costs]);
 
-  const context = picture(find("canvas"), 256, 275), ink = context.fillStyle, cells = [];
+  const context = picture(find("canvas"), 330, 275), ink = context.fillStyle, cells = [];
   for (let t = 0; t < count; t++)
     for (let s = 0; s < count; s++) cells.push(t - s <= back && s - t <= ahead ? (s > t ? -1 : 1) : 0);
   squares(context, cells, count, [0, 0], 8, 1.3);

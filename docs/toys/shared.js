@@ -52,17 +52,17 @@ function toy(name, files, compute) {
     changed();
   }
 
-  for (const input of inputs)
-    input.addEventListener("input", () => {
-      history.replaceState(null, "", `#${name}?${written(inputs)}`);
-      changed();
-    });
+  const address = () => history.replaceState(null, "", `#${name}?${written(inputs)}`);
+  for (const input of inputs) {
+    input.addEventListener("input", changed);
+    input.addEventListener("change", address);
+  }
   for (const button of section.querySelectorAll("button"))
     button.addEventListener("click", () => {
       set(button.dataset.state || first);
-      history.replaceState(null, "", `#${name}?${written(inputs)}`);
+      address();
     });
-  toys[name] = {section, set};
+  toys[name] = {section, set, again: () => { if (data) changed(); }};
   // A toy that nobody has scrolled to needs no weights.
   const seen = new IntersectionObserver(([entry]) => {
     if (entry.isIntersecting) { seen.disconnect(); changed(); }
@@ -116,6 +116,10 @@ function visit() {
 }
 addEventListener("hashchange", visit);
 addEventListener("DOMContentLoaded", visit);
+
+// Pictures have the color of the text, which the reader may change.
+new MutationObserver(() => Object.values(toys).forEach(toy => toy.again()))
+  .observe(document.body, {attributeFilter: ["data-md-color-scheme"]});
 
 // Numbers that Python wrote as bytes: {bytes, shape, scale}, the scale one number or one per column.
 function unpacked({bytes, shape, scale, signed}) {
