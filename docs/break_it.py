@@ -92,7 +92,8 @@ def box(toy: Toy, repository: str) -> str:
 
 
 def add_links(page: Path, toys: list[Toy]) -> None:
-    """Add invitations below the title of a lesson's page."""
-    title, rest = page.read_text(encoding="utf-8").split("\n\n", 1)
+    """Add invitations below the buttons of a lesson's page."""
+    title, buttons, rest = page.read_text(encoding="utf-8").split("\n\n", 2)
     links = " · ".join(f"[{toy.invitation}](../break_it.md#{toy.name})" for toy in toys)
-    page.write_text(f"{title}\n\n**Break it:** {links}\n\n{rest}", encoding="utf-8")
+    text = "\n\n".join([title, buttons, f"**Break it:** {links}", rest])
+    page.write_text(text, encoding="utf-8")
