@@ -145,6 +145,21 @@ def diffusion() -> dict[str, Any]:
     }
 
 
+def deep() -> tuple[np.ndarray, np.ndarray]:
+    """Return 16 inputs and 20 kernels of 32 by 32 in 8 bits; divide by 32 for normal numbers."""
+    normal = np.random.default_rng(1).normal(size=(16 + 20 * 32, 32))
+    found = np.round(32 * normal).clip(-127, 127).astype(np.int8)
+    return found[:16], found[16:].reshape(20, 32, 32)
+
+
+def layers() -> dict[str, Any]:
+    inputs, kernels = deep()
+    return {
+        "inputs": packed(inputs, 1 / 32),
+        "kernels": [packed(kernel, 1 / 32) for kernel in kernels],
+    }
+
+
 def swaps() -> list[int]:
     """Return the wrong label of each digit of `taught`, another one than its own."""
     labels = taught()[1]
@@ -158,6 +173,7 @@ DATA: dict[str, Callable[[], Any]] = {
     "draws": lambda: draws(20, 32).tolist(),
     "taught": lambda: labeled(taught()) | {"swaps": swaps()},
     "diffusion": diffusion,
+    "layers": layers,
 }
 """Name of a script -> what it gives to the page."""
 

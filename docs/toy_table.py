@@ -135,6 +135,28 @@ TOYS = (
         python="optax.sgd({rate}, momentum={momentum})  # {steps} steps",
     ),
     Toy(
+        name="vanish",
+        title="A gradient through many layers",
+        invitation="Make the gradient vanish",
+        lesson=2,
+        cell="cell-04",
+        about=(
+            "Random weights, layer after layer, of 32 units each. The lines show how large the "
+            "values are on the way forward, and how large a gradient of 1 is on its way back. Find "
+            "a scale of the weights that keeps both near 1."
+        ),
+        controls=(
+            Slider("activation", "activation: 1 tanh, 2 sigmoid, 3 ReLU", 1, 3, 1, 1),
+            Slider("scale", "scale of the weights", 0.1, 3, 0.1, 1),
+            Slider("depth", "layers", 1, 20, 1, 10),
+        ),
+        broken="activation=2&scale=1&depth=20",
+        python=(
+            "f = (jnp.tanh, jax.nn.sigmoid, jax.nn.relu)[{activation} - 1]  # {depth} layers\n"
+            "jn.dense(32, kernel_init=jn.initializers.normal({scale} / 32**0.5))"
+        ),
+    ),
+    Toy(
         name="neuron",
         title="Neurons switched off",
         invitation="Make the net blind with few clicks",
@@ -337,6 +359,30 @@ TOYS = (
             "x = mean + {noise} * deviation * jax.random.normal(key, x.shape)\n"
             "epsilon += {guidance} * (epsilon - without)  # label {digit} against no label"
         ),
+    ),
+    Toy(
+        name="bits",
+        title="Few bits per weight",
+        invitation="Ruin a net with one large weight",
+        lesson=22,
+        cell="quantize",
+        about=(
+            "The weights of a unit are stored as integers times one scale. The largest weight "
+            "decides the scale, so one large weight takes the bits of all others, even if its "
+            "input is always 0."
+        ),
+        controls=(
+            Slider("bits", "bits per weight", 2, 8, 1, 8),
+            Slider("outlier", "one weight of each unit, multiplied by", 1, 200, 1, 1),
+            Slider("number", "the digit that is shown", 1, 200, 1, 2),
+        ),
+        broken="bits=4&outlier=150&number=2",
+        python=(
+            'kernel = np.array(params["dense"]["kernel"]); kernel[0] *= {outlier}\n'
+            "scale = abs(kernel).max(0) / (2 ** ({bits} - 1) - 1); np.round(kernel / scale) * scale"
+            "\nx_test[{number} - 1]  # the digit that is shown"
+        ),
+        parts=("canvas", "bars"),
     ),
     Toy(
         name="labels",

@@ -102,6 +102,29 @@ def rate(rate, momentum, steps):
     return {"risk": risk(theta), "weight": theta[0], "bias": theta[1]}
 
 
+def vanish(activation, scale, depth):
+    f = (jnp.tanh, jax.nn.sigmoid, jax.nn.relu)[int(activation) - 1]
+    inputs, kernels = toy_data.deep()
+    layer = jn.dense(32, use_bias=False)
+    steps = [
+        lambda x, kernel=kernel: f(layer.apply({"kernel": kernel}, {}, x)[0])
+        for kernel in kernels[: int(depth)] / np.float32(32) * np.float32(scale / 32**0.5)
+    ]
+    rows, backwards = [inputs / np.float32(32)], []
+    for step in steps:
+        value, pull = jax.vjp(step, rows[-1])
+        rows.append(value)
+        backwards.append(pull)
+    gradients = [jnp.ones((16, 32))]
+    for pull in reversed(backwards):
+        gradients.insert(0, pull(gradients[0])[0])
+    found = {"values": rows, "gradients": gradients}
+    return {
+        name: np.log([np.sqrt((np.asarray(a, np.float64) ** 2).mean()) for a in arrays])
+        for name, arrays in found.items()
+    }
+
+
 def neuron(on, number):
     params, (x, labels) = toy_data.nets()["classifier"], toy_data.tested()
     kernel = params["output"]["kernel"].at[np.flatnonzero(np.array(on) == 0)].set(0)
@@ -274,6 +297,18 @@ def diffusion(digit, noise, guidance):
     return {"confidence": confidence, "variety": variety, "pixels": x[0]}
 
 
+def fewer_bits(bits, outlier, number):
+    (x, labels), params = toy_data.tested(), {}
+    for name, p in toy_data.nets()["classifier"].items():
+        kernel = np.array(p["kernel"], np.float64)
+        kernel[0] *= outlier if name == "dense" else 1
+        scale = np.abs(kernel).max(0) / (2 ** (int(bits) - 1) - 1)
+        params[name] = {"kernel": jnp.array(np.round(kernel / scale) * scale), "bias": p["bias"]}
+    logits, _ = toy_data.classifier().apply(params, {}, x)
+    accuracy = (np.argmax(logits, -1) == labels).mean()
+    return {"accuracy": accuracy, "parts": jax.nn.softmax(logits[int(number) - 1])}
+
+
 def labels(stolen, swapped):
     (x, y), (x_test, y_test) = toy_data.taught(), toy_data.tested()
     kept, wrong = 300 - int(stolen), np.array(toy_data.swaps())
@@ -299,6 +334,7 @@ PLAYED = {
         "w1=-2&w2=0.5&b=1&y=0111&passes=9",
     ),
     "rate": (rate, "rate=0.5&momentum=0&steps=40", "rate=0.05&momentum=0.9&steps=60"),
+    "vanish": (vanish, "activation=1&scale=1&depth=10", "activation=3&scale=1.4&depth=20"),
     "neuron": (neuron, f"on={'1' * 32}&number=1", f"on={'10' * 16}&number=77"),
     "dropout": (dropout, "rate=0.5&passes=10", "rate=0&passes=1"),
     "stride": (
@@ -320,6 +356,7 @@ PLAYED = {
     "mask": (mask, "back=64&ahead=0", "back=3&ahead=2"),
     "temperature": (temperature, "temperature=0.7&k=65&draw=1", "temperature=0.3&k=4&draw=9"),
     "diffusion": (diffusion, "digit=3&noise=1&guidance=1", "digit=8&noise=0&guidance=0"),
+    "bits": (fewer_bits, "bits=8&outlier=1&number=2", "bits=2&outlier=1&number=50"),
     "labels": (labels, "stolen=0&swapped=0", "stolen=250&swapped=20"),
 }
 
