@@ -1,4 +1,7 @@
-"""The home page: two nets that compute in it, the lines that trained them, then the README."""
+"""The home page: what jaxnet is, two nets that compute in it, then the README.
+
+Below each net are the lines that trained it.
+"""
 
 import inspect
 import re
@@ -12,6 +15,7 @@ LESSONS = {
     browser_letters: ("writes plays", "16_transformers_and_a_small_gpt"),
 }
 SITE = re.compile(r"\[Site\]\(.*?\n\n", re.S)  # links to the site, which are in its menu
+INSTALL = re.compile(r"^## Install\n\n(```sh\npip install .*?```)$", re.S | re.M)
 BREAK_IT = (
     "**[Break it](break_it.md):** "
     "[make the perceptron fail](break_it.md#perceptron), "
@@ -20,12 +24,15 @@ BREAK_IT = (
 
 
 def write_home(pages: Path, repository: str) -> None:
-    """Writes the scripts of the nets, and puts them below the title of the README."""
+    """Writes the scripts of the nets, and puts them below the first sentence of the README."""
     readme = pages / "README.md"
     title, rest = readme.read_text(encoding="utf-8").split("\n\n", 1)
+    first, rest = re.split(r"(?<=\w\)\.)\s", rest, maxsplit=1)
+    (install,) = INSTALL.findall(rest)
     owner, name = repository.rstrip("/").split("/")[-2:]
     colab = f"https://colab.research.google.com/github/{owner}/{name}/blob/main/colab"
-    parts = [title, browser_digits.write_board(pages).rstrip(), BREAK_IT]
+    install = install.replace("```sh", "```{ .sh .wrapped }", 1)  # a phone shows all of it
+    parts = [title, first, install, browser_digits.write_board(pages).rstrip(), BREAK_IT]
     for program, (what, lesson) in LESSONS.items():
         lines = "\n\n".join(map(inspect.getsource, (program.learn, common.moments)))
         name = program.__name__.replace(".", "/")
