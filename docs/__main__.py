@@ -19,7 +19,7 @@ from docs.break_it import write_break_it
 from docs.docstrings import public_names
 from docs.gallery import write_gallery
 from docs.home import write_home
-from docs.lessons import write_index, write_lessons
+from docs.lessons import output_kind, write_index, write_lessons
 from docs.navigation import navigation
 from docs.reference import write_reference
 
@@ -34,6 +34,13 @@ NUMBER = re.compile(r"[-−]?\d[\d.,%±()e×− -]{,18}(to [\d.,]+%?\))?( ?[A-Za
 CODE = re.compile(r"^( *)(`{3,})[^`\n]*\n.*?^\1\2`*$|(`+).+?\3", re.S | re.M)
 LINKED_TEXT = re.compile(r"\[([^]]+)\]\([^)]+\)")
 HTML_LINK = re.compile(r'(<a href="[^":]*?)(README)?\.md(?=["#])')  # of a picture with a height
+# A block of code, and the block directly below it that shows what it prints.
+OUTPUT = re.compile(
+    r"^( *)```(?:python|py|sh)\n.*?^\1```\n\n?\1```(?P<kind>text|output|sample|)\n"
+    r"(?P<text>.*?)^\1```$",
+    re.S | re.M,
+)
+INTERVAL = re.compile(r" (\([^()<]+ to [^()<]+\))")  # in a cell of a table, after its number
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 # What link_names looks at: blocks of code, headings, links, names of jaxnet and other code.
 NAMED = re.compile(
@@ -59,7 +66,8 @@ def build(out: Path = OUT) -> Path:
     for path in copied | {pages / "experiments" / "gallery.md"}:
         mend_links(path, pages)
         if path.relative_to(pages).parts[0] in LINKED:
-            path.write_text(link_names(path.read_text(encoding="utf-8")), encoding="utf-8")
+            text = mark_outputs(path.read_text(encoding="utf-8"))
+            path.write_text(link_names(text), encoding="utf-8")
     write_reference(pages)
     (pages / "llms.txt").write_text(overview(pages), encoding="utf-8")
     write_home(pages, repository())
@@ -121,10 +129,14 @@ def mathml(match: re.Match) -> str:
 
 
 def sized(match: re.Match) -> str:
-    """A cell of a table with a class for its width: a number stays on one line."""
+    """A cell of a table with a class for its width: a number stays on one line.
+
+    The interval after a number has a class too, since a phone shows it below the number.
+    """
     text = html.unescape(re.sub(r"<[^>]+>", "", match[2])).strip()
     if NUMBER.fullmatch(text):
         kind = "number"
+        match = CELL.fullmatch(INTERVAL.sub(r' <span class="interval">\1</span>', match[0]))
     elif len(text) > 40:
         kind = "long"
     else:
@@ -186,6 +198,18 @@ def mend_links(path: Path, pages: Path) -> None:
     path.write_text(
         HTML_LINK.sub(lambda m: f"{m[1]}{'index' if m[2] else ''}.html", whole), encoding="utf-8"
     )
+
+
+def mark_outputs(text: str) -> str:
+    """Gives the outputs of a page the look that outputs have in lessons."""
+
+    def marked(match: re.Match) -> str:
+        start, end = match.start(), match.start("kind")
+        return (
+            f"{text[start:end]}{output_kind(match['text'])}{text[match.end('kind') : match.end()]}"
+        )
+
+    return OUTPUT.sub(marked, text)
 
 
 def link_names(text: str) -> str:

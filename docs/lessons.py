@@ -196,9 +196,18 @@ def code(cell: dict[str, Any], name: str, folder: Path) -> str:
             parts.append(f"![Output of the cell above]({file}){{ .output loading=lazy }}")
         else:
             text = "".join(output.get("text", data.get("text/plain", ""))).rstrip("\n")
-            wrapped = "" if COLUMNS.search(text) else " .wrapped"  # tables keep their lines
-            parts.append(fenced(text, f"{{ .text .output .no-copy{wrapped} }}"))
+            parts.append(fenced(text, output_kind(text)))
     return "\n\n".join(parts)
+
+
+def output_kind(text: str) -> str:
+    """The classes of a block with an output; only one without columns is wrapped.
+
+    >>> output_kind("loss 0.1"), output_kind("a  b")
+    ('{ .text .output .no-copy .wrapped }', '{ .text .output .no-copy }')
+    """
+    wrapped = "" if COLUMNS.search(text) else " .wrapped"
+    return f"{{ .text .output .no-copy{wrapped} }}"
 
 
 def fenced(text: str, kind: str) -> str:

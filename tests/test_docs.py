@@ -6,11 +6,13 @@ import inspect
 import json
 import operator
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 import jaxnet as jn
+from experiments import browser_digits as browser
 from experiments.__main__ import findings
 from experiments.benchmarks import figures as benchmarks
 
@@ -30,6 +32,62 @@ PLACE = "/jaxnet/"  # of the site on its host
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     return docs.build(tmp_path_factory.mktemp("site")).parent
+
+
+@pytest.fixture
+def phone(site):
+    """A function that opens a page of the site in a browser of 390 pixels."""
+    if not any(map(shutil.which, browser.BROWSERS)):
+        pytest.skip("needs Chromium or Chrome on the PATH")
+    with browser.opened(site / "index.html") as ask:
+        size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        ask("Emulation.setDeviceMetricsOverride", **size)
+
+        def opened(page, expression):
+            ask("Page.navigate", url=page.as_uri())
+            browser.evaluate(ask, COMPLETE)
+            return browser.evaluate(ask, expression)
+
+        yield opened
+
+
+COMPLETE = """new Promise(done => {
+  if (document.readyState === "complete") done();
+  else addEventListener("load", () => done());
+})"""
+
+
+@pytest.mark.long
+def test_no_page_is_wider_than_a_phone(site, phone):
+    """What is wider, such as a table or a formula, scrolls in its own box."""
+    pages = [page for page in site.rglob("*.html") if page.name != "404.html"]
+    assert len(pages) > 90
+    widths = {page: phone(page, "document.documentElement.scrollWidth") for page in pages}
+    assert {page: width for page, width in widths.items() if width > 390} == {}
+
+
+@pytest.mark.slow
+def test_the_first_screen_says_what_jaxnet_is(site):
+    """In one sentence with its installation, above the nets that compute."""
+    page = (site / "index.html").read_text().partition("<article")[2]
+    above, nets, below = page.partition('id="tabs"')
+    assert nets
+    assert "jaxnet is a neural-network library for JAX. pip install" in words(above)
+    assert "jaxnet is a neural-network library" not in words(below)
+
+
+@pytest.mark.slow
+def test_signatures_of_the_reference_are_divided_into_lines(site):
+    for page in (site / "reference").glob("*.html"):
+        for block in re.findall(r'doc-signature highlight">(.*?)</pre>', page.read_text(), re.S):
+            lines = html.unescape(re.sub(r"<[^>]+>", "", block)).splitlines()
+            assert max(map(len, lines)) <= 80, lines
+
+
+@pytest.mark.slow
+def test_outputs_of_the_guide_look_like_those_of_lessons(site):
+    page = (site / "guide" / "training.html").read_text()
+    assert len(re.findall(r'<div class="output no-copy( wrapped)? highlight"', page)) > 5
 
 
 def words(text: str) -> str:
@@ -369,7 +427,7 @@ def test_a_picture_of_a_finding_has_its_links(tmp_path):
 
 @pytest.mark.parametrize(("text", "kind"), [
     ("99.11 ± 0.60", "number"),
-    ("<b>3.45 (3.27 to 3.53)</b>", "number"),
+    ("<b>3.45</b>", "number"),
     ("−3.1e-5 s", "number"),
     ("81.01% after six epochs", "medium"),
     ("a word " * 6, "long"),
@@ -380,6 +438,22 @@ def test_numbers_in_tables_stay_on_one_line(text, kind):
     done = docs.CELL.sub(docs.sized, f"<td{style}>{text}</td>")
     assert done == f'<td{style} class="{kind}">{text}</td>'
     assert docs.CELL.sub(docs.sized, "<td>a word</td>") == "<td>a word</td>"
+
+
+def test_the_interval_of_a_number_has_a_class():
+    found = docs.CELL.sub(docs.sized, "<td>3.45 (3.27 to 3.53)</td>")
+    assert found == '<td class="number">3.45 <span class="interval">(3.27 to 3.53)</span></td>'
+
+
+def test_blocks_below_code_are_marked_as_outputs():
+    page = "```python\n1\n```\n\n```{}\n{}\n```\n"
+    for kind in ("text", "output", "sample", ""):
+        marked = docs.mark_outputs(page.format(kind, "loss 0.1"))
+        assert marked == page.format("{ .text .output .no-copy .wrapped }", "loss 0.1"), kind
+    columns = docs.mark_outputs(page.format("text", "a  b"))
+    assert columns == page.format("{ .text .output .no-copy }", "a  b")
+    for other in (page.format("python", "2"), "A file:\n\n```text\nx\n```\n"):
+        assert docs.mark_outputs(other) == other
 
 
 def test_names_are_linked_once_below_each_heading():
