@@ -4,9 +4,11 @@ import importlib.util
 import inspect
 import os
 import re
+import sys
 from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -62,6 +64,7 @@ LONG = {
     "A variational autoencoder",
     "A generative adversarial network",
     "A vision transformer",
+    "A graph network with forces",
     "Per-example gradients",
     "Write your own objective",
     "Train on long sequences with truncated backpropagation",
@@ -305,6 +308,85 @@ CHECKS = {
     "Stream a keyword spotter in onnxruntime": spotter_hears,
     "fine_tuning": lambda names: close(names["added"], names["merged"], 0),
 }
+
+
+def names_of(page, heading, count):
+    """The names after the block that all sections need and the first blocks of a section."""
+    names = {}
+    page = GUIDE / f"{page}.md"
+    for block in [*start(page), *sections(page)[heading][:count]]:
+        run(block, names)
+    return names
+
+
+@pytest.mark.slow
+def test_the_energy_of_a_graph_has_the_symmetries_that_the_page_names():
+    """It ignores translation, rotation, reflection, the order of nodes, and the padding."""
+    names = names_of("research", "A graph network with forces", 2)
+    net, graph = names["net"], names["molecules"](8, 2)
+    params, state = net.init(jax.random.key(0), graph)
+    energy, _ = net.apply(params, state, graph)
+    assert np.ptp(energy) > 0.1
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    moved = graph | {"positions": np.float32(graph["positions"] @ turn + 5)}
+    close(net.apply(params, state, moved)[0], energy, rtol=1e-4)
+    order = np.random.default_rng(1).permutation(6)
+    inverse = np.argsort(order).astype(np.int32)
+    renumbered = {name: graph[name][:, order] for name in ("positions", "real")}
+    renumbered |= {"edges": inverse[graph["edges"]], "between": graph["between"]}
+    close(net.apply(params, state, renumbered)[0], energy, rtol=1e-4)
+    small = graph["real"].sum(-1) == 3  # such a molecule fits into three nodes
+    assert small.any()
+    inside = (graph["edges"][0] < 3).all(-1)
+    cut = {name: graph[name][small, :3] for name in ("positions", "real")}
+    cut |= {name: graph[name][small][:, inside] for name in ("edges", "between")}
+    close(net.apply(params, state, cut)[0], energy[small], rtol=1e-5)
+
+
+class Split:
+    """The methods of a `datasets.Dataset` that the page on data uses."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows["label"])
+
+    def shuffle(self, seed):
+        order = np.random.default_rng(seed).permutation(len(self))
+        return Split({name: column[order] for name, column in self.rows.items()})
+
+    def iter(self, size, drop_last_batch):
+        assert drop_last_batch
+        for i in range(0, len(self) - size + 1, size):
+            yield {name: column[i : i + size] for name, column in self.rows.items()}
+
+
+@pytest.mark.slow
+def test_batches_of_a_hugging_face_dataset_train():
+    names = names_of("data", "Train on a Hugging Face dataset", 2)
+    batches = names["Shuffled"](Split(names["rows"]), 64)
+    first, second = list(batches), list(batches)
+    assert len(first) == len(batches) == len(names["rows"]["label"]) // 64
+    assert first[0]["image"].shape == (64, 8, 8, 1)
+    assert (first[0]["label"] != second[0]["label"]).any()
+    trainer, train_state = names["trainer"], names["trainer"].init(jax.random.key(0), first[0])
+    *_, epoch = jn.fit(trainer, train_state, batches, epochs=3, progress=False)
+    assert 0.5 < epoch.train["loss"] < 1.5
+
+
+def test_in_colab_a_run_is_saved_on_drive(monkeypatch):
+    """Google's modules are there only, so this test has its own."""
+    mounted = []
+    colab = SimpleNamespace(drive=SimpleNamespace(mount=mounted.append))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    code = sections(GUIDE / "checkpoints.md")["Continue after Colab stopped"][0].code
+    names = {}
+    exec(code.partition("def train_on")[0], names)
+    assert names["run_folder"]("a") == Path("/content/drive/MyDrive/runs/a")
+    assert mounted == ["/content/drive"]
+    monkeypatch.setitem(sys.modules, "google.colab", None)  # elsewhere
+    assert names["run_folder"]("a") == Path("runs/a")
 
 
 def test_the_marked_sections_exist():
