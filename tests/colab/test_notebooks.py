@@ -1,4 +1,4 @@
-"""Each notebook runs at its smallest size with all its asserts.
+"""Each notebook runs at its smallest size with all its asserts, and then with its solutions.
 
 The cells run in this process, without a kernel; `python -m colab.render` runs them with one.
 """
@@ -24,6 +24,7 @@ import pytest
 
 import jaxnet as jn
 from colab.setup import MODULES, first_cells, own_extras
+from tests.colab.solutions import new_cells
 from tests.texts.form import ROOT, text_of
 from tests.texts.project import ADDRESS, NAME
 
@@ -64,44 +65,58 @@ class Run(NamedTuple):
     size: str
     pictures: int
     printed: list[str]  # by each cell
+    solved: list[str]  # printed by each solution, if they were asked for
 
 
 @pytest.fixture
 def run(on_devices):
     """Runs a notebook, in a process of its own if it asks for several devices."""
 
-    def run(path: Path) -> Run:
+    def run(path: Path, solve: bool = False) -> Run:
         if not path.name.startswith(SEVERAL):
-            return run_here(path)
+            return run_here(path, solve)
         program = (
             "import json, pathlib; from tests.colab.test_notebooks import run_here; "
-            f"print(json.dumps(run_here(pathlib.Path({str(path)!r}))))"
+            f"print(json.dumps(run_here(pathlib.Path({str(path)!r}), {solve})))"
         )
         return Run(*json.loads(on_devices(program, 8).splitlines()[-1]))
 
     return run
 
 
-def run_here(path: Path) -> Run:
-    """Runs all cells in one namespace, draws the pictures and counts them."""
+def run_here(path: Path, solve: bool = False) -> Run:
+    """Runs all cells in one namespace, draws the pictures and counts them.
+
+    With `solve`, each solution then runs in a new cell at the end.
+    """
     names: dict[str, Any] = {"__name__": "__main__"}
-    pictures, printed = 0, []
-    for number, source in enumerate(text_of(path).sources("code"), 1):
-        tree = ast.parse(source)
-        where = f"{path.name}, code cell {number}"
-        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            exec(compile(tree, where, "exec"), names)  # our own text
-            if last is not None:
-                shown = eval(compile(ast.Expression(last.value), where, "eval"), names)
-        printed.append(out.getvalue())
+    cells = [
+        run_cell(source, f"{path.name}, code cell {number}", names)
+        for number, source in enumerate(text_of(path).sources("code"), 1)
+    ]
+    solved = [
+        run_cell(source, f"{path.name}, solution in new cell {number}", names)
+        for number, source in enumerate(new_cells(text_of(path)) if solve else [], 1)
+    ]
+    pictures = sum(drawn for _, drawn in cells)
+    return Run(names["SIZE"], pictures, [text for text, _ in cells], [text for text, _ in solved])
+
+
+def run_cell(source: str, where: str, names: dict[str, Any]) -> tuple[str, bool]:
+    """Runs a cell and returns what it printed, and whether it showed a picture."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    shown = None
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(tree, where, "exec"), names)  # our own text
         if last is not None:
-            if hasattr(shown, "_repr_png_"):
-                assert shown._repr_png_().startswith(b"\x89PNG")
-                pictures += 1
-            else:
-                assert repr(shown).count("\n") < SHOWN_LINES, f"{where} displays too much"
-    return Run(names["SIZE"], pictures, printed)
+            shown = eval(compile(ast.Expression(last.value), where, "eval"), names)
+    picture = hasattr(shown, "_repr_png_")
+    if picture:
+        assert shown._repr_png_().startswith(b"\x89PNG")
+    else:
+        assert repr(shown).count("\n") < SHOWN_LINES, f"{where} displays too much"
+    return out.getvalue(), picture
 
 
 def words(texts: list[str]) -> list[str]:
@@ -119,7 +134,7 @@ def matmul_precision():
 
 @most_are_long
 @pytest.mark.usefixtures("matmul_precision")
-def test_runs_with_all_its_asserts(path: Path, run, monkeypatch):
+def test_runs_with_all_its_asserts_and_solutions(path: Path, run, monkeypatch):
     def no_network(*args, **options):
         raise AssertionError("size tiny must not use a network or prepared data")
 
@@ -131,8 +146,9 @@ def test_runs_with_all_its_asserts(path: Path, run, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
     monkeypatch.setenv("JAXNET_SIZE", "tiny")
     monkeypatch.setattr(jn.data.tfds, "load", no_network)
-    done = run(path)
+    done = run(path, solve=True)
     assert done.size == "tiny"
+    assert len(done.solved) == len(new_cells(text_of(path)))
     assert done.pictures >= 2
 
 
@@ -156,9 +172,10 @@ def test_runs_at_size_colab_with_other_seeds(path: Path, run, monkeypatch):
 @notebooks
 @pytest.mark.long
 @pytest.mark.usefixtures("matmul_precision", "tfds_data_dir")
-def test_prints_at_size_colab_what_is_kept(path: Path, run, monkeypatch):
+def test_prints_at_size_colab_what_is_kept_and_runs_the_solutions(path: Path, run, monkeypatch):
     monkeypatch.setenv("JAXNET_SIZE", "colab")
-    done = run(path)
+    done = run(path, solve=True)
+    assert len(done.solved) == len(new_cells(text_of(path)))
     # The second cell names the machine.
     kept = words(kept_outputs(path)[2:])
     printed = words(done.printed[2:])
