@@ -9,6 +9,7 @@ without running them; a test fails for a notebook that was changed since.
 """
 
 import base64
+import copy
 import hashlib
 import io
 import json
@@ -68,7 +69,8 @@ def render(path: Path, folder: Path, size: str, keep: bool = False) -> list[Path
     for old in folder.glob(f"{path.stem}*"):
         old.unlink()
     for cell in book.cells:
-        cell.outputs = [o for o in cell.get("outputs", []) if "text" not in o or _keep_text(o)]
+        outputs = [o for o in cell.get("outputs", []) if "text" not in o or _keep_text(o)]
+        cell.outputs = joined(outputs)
     page = folder / f"{path.stem}.html"
     page.write_text(HTMLExporter().from_notebook_node(book)[0], encoding="utf-8")
     shown = [output.get("data", {}) for cell in book.cells for output in cell.outputs]
@@ -104,6 +106,27 @@ def sources_hash(book: dict[str, Any]) -> str:
     """A hash of the code of a notebook, to tell whether its outputs are those of its code."""
     code = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
     return hashlib.sha256("\n\n".join(code).encode()).hexdigest()[:16]
+
+
+def joined(outputs: list[Any]) -> list[Any]:
+    """The outputs of a cell, where texts that follow each other are one text.
+
+    A cell that prints a table while it computes sends each row by itself, and its page would
+    show as many blocks.
+
+    >>> rows = [{"output_type": "stream", "name": "stdout", "text": f"{i}\\n"} for i in range(2)]
+    >>> joined(rows)[0]["text"].splitlines()
+    ['0', '1']
+    """
+    found: list[Any] = []
+    for output in outputs:
+        last = found[-1] if found else {}
+        if "text" in output and last.get("name") == output["name"]:
+            found[-1] = copy.copy(last)
+            found[-1]["text"] = "".join(last["text"]) + "".join(output["text"])
+        else:
+            found.append(output)
+    return found
 
 
 def small(output: dict[str, Any]) -> dict[str, Any]:

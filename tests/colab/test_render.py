@@ -17,6 +17,12 @@ import jaxnet as jn
 print("size", os.environ["JAXNET_SIZE"])
 print(f"{50}%|###  |\\r\\x1b[A{100}%|#####|\\rwarned of {6 * 7}", file=sys.stderr)
 jn.viz.images([[[0.0, 1.0], [1.0, 0.0]]])"""
+TABLE = """import sys, time
+for row in ("head", "first", "second"):
+    print(row, flush=True)
+    time.sleep(0.3)
+print("a warning", file=sys.stderr, flush=True)
+print("end")"""
 
 
 @pytest.fixture
@@ -72,6 +78,19 @@ def test_outputs_are_kept(notebook: Path, tmp_path: Path):
     assert after["metadata"] == {"jaxnet": {"sources": sources_hash(before)}}
     before["cells"][0]["source"] += " "
     assert after["metadata"]["jaxnet"]["sources"] != sources_hash(before)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # warnings of Jupyter's packages
+def test_rows_printed_one_after_another_are_one_text(notebook: Path, tmp_path: Path):
+    book = json.loads(notebook.read_text())
+    book["cells"][0]["source"] = TABLE
+    notebook.write_text(json.dumps(book))
+    render(notebook, tmp_path / "pages", "tiny", keep=True)
+    (cell,) = json.loads(notebook.read_text())["cells"]
+    kept = [(output["name"], output["text"]) for output in cell["outputs"]]
+    texts = "head\nfirst\nsecond\n", "a warning\n", "end\n"
+    assert kept == list(zip(("stdout", "stderr", "stdout"), texts, strict=True))
 
 
 def test_a_folder_of_this_machine_is_not_kept(tmp_path: Path):
