@@ -74,10 +74,12 @@ def colab_link(text: Text) -> str:
     ('"GPU"', '"TPU"'),
     ('_minor": 5', '_minor": 4'),
     ('"form"', '"table"'),
+    ('": {},\n   "outputs": \\[\n', '": {},\n   "outputs": [],\n   "was": [\n'),
     ('"id": "setup"', '"id": "size"'),
     (r'\s*"# ."tiny[^]]*', ""),
 )
 def notebooks_have_one_form(text):
+    """The set-up is folded, and each cell that shows nothing, but the one that sets the size."""
     about, cells = text.book["metadata"], text.book["cells"]
     folded = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab, in Jupyter
     return different(
@@ -87,11 +89,13 @@ def notebooks_have_one_form(text):
         (about["colab"], {"gpuType": "T4", "provenance": []}),
         (about["kernelspec"]["name"], "python3"),
         (len({cell["id"] for cell in cells}), len(cells)),
-        *((cell["metadata"], folded) for cell in cells if cell["id"] == "setup"),
-        *((cell["metadata"] in ({}, folded), True) for cell in text.cells("code")),
-        *((cell["metadata"], {}) for cell in text.cells("markdown")),
+        *((cell["metadata"], folded if is_folded(cell) else {}) for cell in cells),
         *((bool("".join(cell["source"]).strip()), True) for cell in cells),
     )
+
+
+def is_folded(cell: dict) -> bool:
+    return cell["id"] == "setup" or (cell["id"] != "size" and cell.get("outputs") == [])
 
 
 @rule(lessons, ('"cell_type": "markdown"', '"cell_type": "words"'))
