@@ -10,7 +10,7 @@ import pytest
 
 from colab.render import joined, sources_hash
 from colab.setup import first_cells, own_extras
-from colab.topics import Topic, lesson, topics, with_table
+from colab.topics import Slip, Topic, lesson, slips, topics, with_tables
 from experiments.records import unknown as not_in
 from tests.texts.form import ROOT, Text, at, different, files, rule, text_of
 from tests.texts.pages import findings
@@ -269,24 +269,28 @@ def numbers_of_experiments_are_those_of_the_records(cited):
     return not_in(cited.text, [record.text for name, record in findings() if name == str(cited)])
 
 
+def topics_and_slips(cells: str) -> str:
+    """A file of one topic and one slip, whose cells are these."""
+    return f'{{"topics": [["1", "a", {cells}]], "slips": [["1 + 1 = 3", "2", {cells}]]}}'
+
+
 @rule(
     "colab/topics.json",
-    '[["1", "a", [["01", "no such code"]]]]',
-    '[["1", "a", []]]',
-    '[["1", "a", [["01", "import os"]]]]',
+    *map(topics_and_slips, ('[["01", "no such code"]]', "[]", '[["01", "import os"]]')),
 )
-def each_topic_of_the_lectures_is_a_cell_with_an_output(text):
-    rows = [Topic(*row) for row in json.loads(text.text)]
-    yield from different((len({row.topic for row in rows}), len(rows)), (len(rows) >= 50, True))
+def each_topic_and_slip_of_the_lectures_is_a_cell_with_an_output(text):
+    book = json.loads(text.text)
+    rows = [Topic(*row) for row in book["topics"]] + [Slip(*row) for row in book["slips"]]
+    yield from different((len({row[1] for row in rows}), len(rows)), (len(rows) >= 59, True))
     for row in rows:
-        yield from [row.topic] if not row.cells else []
+        yield from [row[1]] if not row.cells else []
         for number, code in row.cells:
             cells = text_of(lesson(number)).cells("code")
             found = [cell["outputs"] for cell in cells if code in "".join(cell["source"])]
             yield from [code] if len(found) != 1 or not found[0] else []
 
 
-@rule("colab/topics.md", (r"\n\|.*", ""))
-def the_page_has_all_topics(page):
+@rule("colab/topics.md", (r"\n\|.*", ""), ("34,944 \\|", "134,944 |"))
+def the_page_has_all_topics_and_slips(page):
     """If this fails: python -m colab.topics."""
-    return different((with_table(page.text, topics()), page.text))
+    return different((with_tables(page.text, topics(), slips()), page.text))
