@@ -1,5 +1,7 @@
 """Writes the first two cells of all notebooks, and the project's address wherever it is named.
 
+The cell `check`, which tells students whether an exercise is right, is written here too.
+
     python -m colab.setup
     python -m colab.setup https://github.com/me/my-fork
 
@@ -67,6 +69,20 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_force_host_platform_device_count=8"
 )
 """
+CHECK = '''\
+# `check` says whether the line that you wrote is right. Nothing to change here.
+def check(got, right, slips=None):
+    """Print what is wrong with an answer; `slips` has the answers of frequent mistakes."""
+    if any(part is ... for part in (got if isinstance(got, list) else [got])):
+        return print("Write the line that is marked, in place of the dots, and run the cell again.")
+    got, right = np.asarray(got, float), np.asarray(right, float)
+    for said, answer in {"Right.": right, **(slips or {})}.items():
+        if np.shape(answer) == got.shape and np.allclose(got, answer, rtol=1e-3, atol=1e-3):
+            return print(said if said == "Right." else f"Not yet: {said}")
+    if got.shape != right.shape:
+        return print(f"Not yet: expected numbers of shape {right.shape}, got {got.shape}.")
+    place = np.unravel_index(np.abs(got - right).argmax(), got.shape)
+    print(f"Not yet: expected {right[place]:.4g}, got {got[place]:.4g}.")'''
 
 
 def project() -> dict:
@@ -96,6 +112,9 @@ def write(path: Path, extras: list[str]) -> None:
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     for cell, source in zip(code, first_cells(path, extras), strict=False):
         cell["source"] = source.splitlines(keepends=True)
+    for cell in code:
+        if cell["id"] == "check":
+            cell["source"] = CHECK.splitlines(keepends=True)
     book["metadata"].setdefault("jaxnet", {})["sources"] = sources_hash(book)
     path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -24,7 +24,7 @@ import pytest
 
 import jaxnet as jn
 from colab.setup import MODULES, first_cells, own_extras
-from tests.colab.solutions import new_cells
+from tests.colab.solutions import exercise_cells, new_cells
 from tests.texts.form import ROOT, text_of
 from tests.texts.project import ADDRESS, NAME
 
@@ -149,6 +149,7 @@ def test_runs_with_all_its_asserts_and_solutions(path: Path, run, monkeypatch):
     done = run(path, solve=True)
     assert done.size == "tiny"
     assert len(done.solved) == len(new_cells(text_of(path)))
+    assert done.solved.count("Right.\n") == len(exercise_cells(text_of(path)))
     assert done.pictures >= 2
 
 
@@ -176,6 +177,7 @@ def test_prints_at_size_colab_what_is_kept_and_runs_the_solutions(path: Path, ru
     monkeypatch.setenv("JAXNET_SIZE", "colab")
     done = run(path, solve=True)
     assert len(done.solved) == len(new_cells(text_of(path)))
+    assert done.solved.count("Right.\n") == len(exercise_cells(text_of(path)))
     # The second cell names the machine.
     kept = words(kept_outputs(path)[2:])
     printed = words(done.printed[2:])

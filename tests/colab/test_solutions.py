@@ -1,13 +1,29 @@
-"""The solutions of lessons read names that mean what they meant when the lesson set them."""
+"""Exercises answer, and solutions read names that mean what they meant in the lesson."""
 
+import contextlib
+import io
 import json
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.colab.solutions import blocks, filled, new_cells, set_twice
+from colab.setup import CHECK
+from tests.colab.solutions import blocks, exercise_cells, filled, new_cells, set_twice
 from tests.texts.form import ROOT, at, files
 
 LESSONS = files("colab/*.ipynb")
+WITHOUT = ("08",)  # lessons whose exercises have no lines to fill in
+lessons = pytest.mark.parametrize("text", LESSONS, ids=[text.path.stem for text in LESSONS])
+
+
+def said(code: str, **names) -> str:
+    """What a cell prints after the cell with `check`, in a notebook that has NumPy alone."""
+    all_names: dict[str, Any] = {"np": np}
+    exec(CHECK, all_names)  # our own text
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, all_names | names)
+    return out.getvalue().strip()
 
 
 def lesson(*cells: str, solutions: str):
@@ -17,7 +33,42 @@ def lesson(*cells: str, solutions: str):
     return at("colab/00.ipynb", json.dumps({"cells": [*code, end]}))
 
 
-@pytest.mark.parametrize("text", LESSONS, ids=[text.path.stem for text in LESSONS])
+@lessons
+def test_each_lesson_has_two_lines_to_fill_in(text):
+    assert (len(exercise_cells(text)) >= 2) == (text.path.name[:2] not in WITHOUT)
+
+
+@lessons
+def test_a_line_to_fill_in_says_so_and_its_solution_is_right(text):
+    cells = exercise_cells(text)
+    for cell in cells.values():
+        assert said(cell).startswith("Write the line that is marked")
+    solved = [said(code) for code in new_cells(text) if code.startswith("# Exercise")]
+    assert solved == ["Right."] * len(cells)
+
+
+@lessons
+def test_each_frequent_mistake_is_told(text):
+    for cell in exercise_cells(text).values():
+        calls = []
+        said(cell, check=lambda *given, calls=calls: calls.append(given))
+        ((_, right, slips),) = calls
+        for slip, answer in slips.items():
+            told = said("check(answer, right, slips)", answer=answer, right=right, slips=slips)
+            assert told == f"Not yet: {slip}"
+
+
+def test_an_answer_of_another_kind_is_told():
+    def told(answer):
+        return said("check(answer, [[1, 2]])", answer=answer)
+
+    assert told([[1, 2.0001]]) == "Right."
+    assert told([1, 2]) == "Not yet: expected numbers of shape (1, 2), got (2,)."
+    assert told([[1, 3]]) == "Not yet: expected 2, got 3."
+    assert told([...]) == said("check(..., 1)") != ""
+
+
+@lessons
 def test_no_later_cell_sets_a_name_that_a_solution_reads(text):
     assert set_twice(text) == []
 

@@ -12,6 +12,7 @@ from colab.render import joined, sources_hash
 from colab.setup import first_cells, own_extras
 from colab.topics import Slip, Topic, lesson, slips, topics, with_tables
 from experiments.records import unknown as not_in
+from tests.colab.solutions import MARK
 from tests.texts.form import ROOT, Text, at, different, files, rule, text_of
 from tests.texts.pages import findings
 from tests.texts.project import ADDRESS, EXTRAS
@@ -162,7 +163,7 @@ def titles_link_to_colab_and_to_the_neighbors(text):
     return [] if title.endswith("\n\n" + " ·\n".join(links)) else [links]
 
 
-@rule(lessons, ("## Exercises", "## A"), ("## Solutions", "## A"), (r'"2\. Remove', '"Remove'))
+@rule(lessons, ("## Exercises", "## A"), ("## Solutions", "## A"), (r'"4\. Remove', '"Remove'))
 def lessons_end_with_exercises_and_their_solutions(text):
     *_, exercises, solutions = text.sources("markdown")
     asked, answered = (re.findall(r"^(\d)\. ", end, re.M) for end in (exercises, solutions))
@@ -220,10 +221,12 @@ def numbers(text: str) -> list[tuple[str, float, int]]:
 
 @cache
 def numbers_of(text: Text) -> set[float]:
-    """The numbers that a lesson prints, displays or has in its code."""
-    outputs = [output for cell in text.cells("code") for output in cell["outputs"]]
+    """The numbers that a lesson prints, displays or has in its code, but for its exercises."""
+    cells = [cell for cell in text.cells("code") if MARK not in "".join(cell["source"])]
+    outputs = [output for cell in cells for output in cell["outputs"]]
     shown = ["".join(out.get("text") or out["data"]["text/plain"]) for out in outputs]
-    values = [node.value for node in text.code if isinstance(node, ast.Constant)]
+    code = [node for cell in cells for node in ast.walk(ast.parse("".join(cell["source"])))]
+    values = [node.value for node in code if isinstance(node, ast.Constant)]
     shown += [value for value in values if isinstance(value, str)]
     found = {float(value) for value in values if type(value) in (int, float)}
     return found | {value for text in shown for _, value, _ in numbers(text)}
