@@ -90,12 +90,14 @@ def notebooks_have_one_form(text):
         (about["colab"], {"gpuType": "T4", "provenance": []}),
         (about["kernelspec"]["name"], "python3"),
         (len({cell["id"] for cell in cells}), len(cells)),
-        *((cell["metadata"], folded if is_folded(cell) else {}) for cell in cells),
+        *((cell["metadata"], folded) for cell in cells if is_silent(cell)),
+        *((cell["metadata"] in ({}, folded), True) for cell in text.cells("code")),
+        *((cell["metadata"], {}) for cell in text.cells("markdown")),
         *((bool("".join(cell["source"]).strip()), True) for cell in cells),
     )
 
 
-def is_folded(cell: dict) -> bool:
+def is_silent(cell: dict) -> bool:
     return cell["id"] == "setup" or (cell["id"] != "size" and cell.get("outputs") == [])
 
 
