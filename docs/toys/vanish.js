@@ -46,7 +46,7 @@ toy("vanish", ["toys/data/layers"], ({activation, scale, depth}, [data], find) =
   path(context, [[5, 80], [325, 80]], ink, 1);
   context.globalAlpha = 1;
   context.fillStyle = ink;
-  context.fillText("blue: values · orange: gradients · gray line: 1", 5, 176);
+  context.fillText("blue: values · orange: gradients · from 1e-8 to 1e8", 5, 176);
   const shown = slopes[0] < 0.001 ? "The gradient vanishes." : slopes[0] < 0.1 ? "Little of it arrives." :
     slopes[0] > 1000 ? "The gradient explodes." : "The gradient arrives.";
   return {
