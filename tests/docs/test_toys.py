@@ -376,6 +376,12 @@ def test_a_toy_computes_what_jaxnet_does(ask, name):
 
 
 @pytest.mark.long
+def test_the_lowest_risk_of_the_valley():
+    found = rate(rate=0.5, momentum=0.9, steps=400)["risk"]
+    np.testing.assert_allclose(found, toy_data.students()["lowest"], atol=5e-5)
+
+
+@pytest.mark.long
 def test_the_page_fits_a_telephone_and_is_played_by_keys(ask):
     for width in (390, 1440):
         assert board.screenshot(ask, width).std() > 0.05
