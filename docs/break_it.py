@@ -21,6 +21,9 @@ Each box below computes in your browser, with the same numbers as jaxnet. Move t
 something goes wrong, and read why. **Break it** does so for you. Each box has a link that holds its
 state, so you can send what you found.
 """
+SOURCES = """The digits of 8×8 pixels are those of scikit-learn (Alpaydin and Kaynak 1998), the larger
+ones are from MNIST (LeCun, Cortes and Burges). The text is Shakespeare's.
+"""
 
 
 def write_break_it(pages: Path, repository: str) -> None:
@@ -29,7 +32,7 @@ def write_break_it(pages: Path, repository: str) -> None:
     parts = [INTRODUCTION, STYLE]
     for toy in TOYS:
         parts += [f"## {toy.title} {{ #{toy.name} }}", toy.about, box(toy, repository)]
-    text = "\n\n".join([*parts, scripts()])
+    text = "\n\n".join([*parts, SOURCES, scripts()])
     (pages / "break_it.md").write_text(f"{text}\n", encoding="utf-8")
     for path in LESSONS:
         toys = [toy for toy in TOYS if toy.lesson == number(path)]
