@@ -131,6 +131,15 @@ def outputs_are_those_of_the_code(text):
     )
 
 
+@rule(lessons, ('"cover": "cell-29"', '"cover": "cell-24"'), ('"cover": ', '"first": '))
+def the_cover_is_a_cell_with_a_picture(text):
+    """Lesson 8 has the first picture until its next run."""
+    named = text.book["metadata"]["jaxnet"].get("cover")
+    shown = [o for cell in text.cells("code") if cell["id"] == named for o in cell["outputs"]]
+    found = any("image/png" in output.get("data", {}) for output in shown)
+    return [] if found or text.path.name[:2] == "08" else [named]
+
+
 TWO_BLOCKS = [{"output_type": "stream", "name": "stdout", "text": row} for row in ("head", "row")]
 
 
@@ -230,7 +239,7 @@ def numbers_of(text: Text) -> set[float]:
     code = [node for cell in cells for node in ast.walk(ast.parse("".join(cell["source"])))]
     values = [node.value for node in code if isinstance(node, ast.Constant)]
     shown += [value for value in values if isinstance(value, str)]
-    found = {float(value) for value in values if type(value) in (int, float)}
+    found = {float(value) for value in values if type(value) is int or type(value) is float}
     return found | {value for text in shown for _, value, _ in numbers(text)}
 
 
