@@ -27,7 +27,7 @@ ELSEWHERE = {
     "03": "1,797",  # size of a dataset
     "05": "90%",  # digits that the nearest neighbor reads
     "06": "1,797 1.175 49 99.05%",  # size of a dataset; the ink and the record of 1998; positions
-    "07": "700 92%",  # digits at size tiny; arithmetic of the convolutions
+    "07": "700 92% 0.63",  # digits at size tiny; arithmetic of the convolutions; a 30th root
     "08": "70",  # a joke of the picture
     "09": "200 200 36 701 0.04",  # 5 * 5 * 8; 6 * 6; size of a dataset; a difference
     "10": "364 72 8.5",  # sizes of a dataset; the end of a curve
