@@ -134,14 +134,15 @@ def sized(match: re.Match) -> str:
     The interval after a number has a class too, since a phone shows it below the number.
     """
     text = html.unescape(re.sub(r"<[^>]+>", "", match[2])).strip()
+    inside = match[2]
     if NUMBER.fullmatch(text):
         kind = "number"
-        match = CELL.fullmatch(INTERVAL.sub(r' <span class="interval">\1</span>', match[0]))
+        inside = INTERVAL.sub(r' <span class="interval">\1</span>', inside)
     elif len(text) > 40:
         kind = "long"
     else:
         kind = "medium" if len(text) > 14 else ""
-    return f'<td{match[1] or ""} class="{kind}">{match[2]}</td>' if kind else match[0]
+    return f'<td{match[1] or ""} class="{kind}">{inside}</td>' if kind else match[0]
 
 
 def repository() -> str:

@@ -101,7 +101,10 @@ def _traced(net: Layer, params: Params, state: State, inputs: PyTree) -> _Traced
     resized = jax.tree.map(lambda leaf: _resized(leaf, examples), inputs)
     trace = jax.make_jaxpr(outputs, return_shape=True)
     found = trace_or_none(trace, *shapes_of((params, state)), resized)
-    return None if found is None else _Traced(*found, examples)
+    if found is None:
+        return None
+    program, shapes = found
+    return _Traced(program, shapes, examples)
 
 
 def _resized(leaf: Any, examples: int) -> jax.ShapeDtypeStruct:
