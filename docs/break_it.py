@@ -21,8 +21,8 @@ Each box below computes in your browser, with the same numbers as jaxnet. Move t
 something goes wrong, and read why. **Break it** does so for you. Each box has a link that holds its
 state, so you can send what you found.
 """
-SOURCES = """The digits of 8×8 pixels are those of scikit-learn (Alpaydin and Kaynak 1998), the larger
-ones are from MNIST (LeCun, Cortes and Burges). The text is Shakespeare's.
+SOURCES = """The digits of 8×8 pixels are those of scikit-learn (Alpaydin and Kaynak 1998), the
+larger ones are from MNIST (LeCun, Cortes and Burges). The text is Shakespeare's.
 """
 
 
