@@ -105,18 +105,19 @@ def run_here(path: Path, solve: bool = False) -> Run:
 def run_cell(source: str, where: str, names: dict[str, Any]) -> tuple[str, bool]:
     """Runs a cell and returns what it printed, and whether it showed a picture."""
     tree = ast.parse(source)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-    shown = None
+    last, shown = tree.body[-1], None
+    if isinstance(last, ast.Expr):
+        tree.body.pop()
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(tree, where, "exec"), names)  # our own text
-        if last is not None:
+        if isinstance(last, ast.Expr):
             shown = eval(compile(ast.Expression(last.value), where, "eval"), names)
-    picture = hasattr(shown, "_repr_png_")
-    if picture:
-        assert shown._repr_png_().startswith(b"\x89PNG")
+    draw = getattr(shown, "_repr_png_", None)
+    if draw is not None:
+        assert draw().startswith(b"\x89PNG")
     else:
         assert repr(shown).count("\n") < SHOWN_LINES, f"{where} displays too much"
-    return out.getvalue(), picture
+    return out.getvalue(), draw is not None
 
 
 def words(texts: list[str]) -> list[str]:

@@ -239,7 +239,7 @@ def numbers_of(text: Text) -> set[float]:
     code = [node for cell in cells for node in ast.walk(ast.parse("".join(cell["source"])))]
     values = [node.value for node in code if isinstance(node, ast.Constant)]
     shown += [value for value in values if isinstance(value, str)]
-    found = {float(value) for value in values if type(value) is int or type(value) is float}
+    found = {float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)}
     return found | {value for text in shown for _, value, _ in numbers(text)}
 
 
