@@ -18,7 +18,8 @@ def test_prepared_orl_faces_are_averaged(tfds_data_dir):
         assert y.tolist() == np.repeat(np.arange(38), each).tolist()
         rows = (raw["label"] == 5) & (raw["picture"] == raw["picture"].min())
         mean = averaging(112) @ raw["image"][rows][0, ..., 0] @ averaging(92).T
-        np.testing.assert_allclose(x[5 * each, ..., 0], mean / 255, atol=1.1 / 255)  # rounded twice
+        # Pillow counts a pixel at the border of a piece whole or not at all.
+        assert np.abs(255 * x[5 * each, ..., 0] - mean).mean() < 3  # NEAREST: over 4
 
 
 def averaging(size):
