@@ -133,11 +133,10 @@ def outputs_are_those_of_the_code(text):
 
 @rule(lessons, ('"cover": "cell-29"', '"cover": "cell-24"'), ('"cover": ', '"first": '))
 def the_cover_is_a_cell_with_a_picture(text):
-    """Lesson 8 has the first picture until its next run."""
     named = text.book["metadata"]["jaxnet"].get("cover")
     shown = [o for cell in text.cells("code") if cell["id"] == named for o in cell["outputs"]]
     found = any("image/png" in output.get("data", {}) for output in shown)
-    return [] if found or text.path.name[:2] == "08" else [named]
+    return [] if found else [named]
 
 
 TWO_BLOCKS = [{"output_type": "stream", "name": "stdout", "text": row} for row in ("head", "row")]
@@ -145,9 +144,9 @@ TWO_BLOCKS = [{"output_type": "stream", "name": "stdout", "text": row} for row i
 
 @rule(lessons, json.dumps({"cells": [{"cell_type": "code", "outputs": TWO_BLOCKS}]}))
 def texts_that_follow_each_other_are_one(text):
-    """Else a page shows a table as several blocks. Lesson 8 awaits its next run."""
+    """Else a page shows a table as several blocks."""
     outputs = [cell["outputs"] for cell in text.cells("code")]
-    return [] if text.path.name[:2] == "08" else [o for o in outputs if joined(o) != o]
+    return [o for o in outputs if joined(o) != o]
 
 
 @rule(lessons, ("SIZE = ", "SIZE: str = "), ('"# ', '"'), (r"\*Time:", ""), ("main/guide/", ""))
