@@ -75,6 +75,9 @@ def variance_scaling(
       in_axis: Axis or axes of the inputs.
       out_axis: Axis or axes of the outputs.
 
+    Returns:
+      An initializer (key, shape, dtype=float32) -> array.
+
     Raises:
       TypeError: If axes are not integers, or `scale` is not a number.
       ValueError: If `mode` or `distribution` is unknown, or `scale` is not positive.
@@ -124,6 +127,9 @@ def lecun_normal(**axes: Any) -> Initializer:
     Args:
       **axes: Options `in_axis` and `out_axis` of `variance_scaling`.
 
+    Returns:
+      An initializer (key, shape, dtype=float32) -> array.
+
     Example:
       >>> kernel = lecun_normal()(jax.random.key(0), (500, 300))
       >>> print(f"variance {kernel.var():.5f}, expected {1 / 500}")
@@ -140,6 +146,9 @@ def he_normal(**axes: Any) -> Initializer:
     Args:
       **axes: Options `in_axis` and `out_axis` of `variance_scaling`.
 
+    Returns:
+      An initializer (key, shape, dtype=float32) -> array.
+
     Example:
       >>> kernel = he_normal()(jax.random.key(0), (500, 300))
       >>> print(f"variance {kernel.var():.5f}, expected {2 / 500}")
@@ -155,6 +164,9 @@ def glorot_normal(**axes: Any) -> Initializer:
 
     Args:
       **axes: Options `in_axis` and `out_axis` of `variance_scaling`.
+
+    Returns:
+      An initializer (key, shape, dtype=float32) -> array.
 
     Example:
       >>> kernel = glorot_normal()(jax.random.key(0), (500, 300))
@@ -173,6 +185,9 @@ def glorot_uniform(**axes: Any) -> Initializer:
     Args:
       **axes: Options `in_axis` and `out_axis` of `variance_scaling`.
 
+    Returns:
+      An initializer (key, shape, dtype=float32) -> array.
+
     Example:
       >>> kernel = glorot_uniform()(jax.random.key(0), (500, 300))
       >>> print(f"largest {abs(kernel).max():.4f}, bound {(6 / 800) ** 0.5:.4f}")
@@ -189,6 +204,9 @@ def normal(stddev: float = 0.01) -> Initializer:
 
     Args:
       stddev: Standard deviation, at least 0.
+
+    Returns:
+      An initializer (key, shape, dtype=float32) -> array.
 
     Example:
       >>> kernel = normal(0.02)(jax.random.key(0), (500, 300))
@@ -212,6 +230,9 @@ def constant(value: float) -> Initializer:
 
     Args:
       value: Value of every entry.
+
+    Returns:
+      An initializer (key, shape, dtype=float32) -> array.
 
     Example:
       >>> constant(0.5)(jax.random.key(0), (3,)).tolist()
@@ -247,6 +268,9 @@ def dirac(rest: Initializer = zeros) -> Initializer:
 
     Args:
       rest: Initializer of the features beyond the number of inputs; by default they are 0.
+
+    Returns:
+      An initializer (key, shape, dtype=float32) -> kernel (*window, inputs, features).
 
     Raises:
       ValueError: If a shape is not (*window, inputs, features), in the initializer.

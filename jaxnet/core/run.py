@@ -865,6 +865,9 @@ def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
       who: Name of the calling function, for the error.
       what: Name of its argument.
 
+    Returns:
+      A layer; a layer is returned as it is.
+
     Raises:
       TypeError: If `value` is neither.
       TypeError: When the layer is applied, if `value` is a function that makes layers, such as

@@ -46,6 +46,9 @@ def without_kernels(net: Layer) -> Layer:
     Args:
       net: Any layer.
 
+    Returns:
+      A layer with the params, state and outputs of the net.
+
     Raises:
       TypeError: If `net` is not a layer.
 

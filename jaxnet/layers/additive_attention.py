@@ -43,6 +43,10 @@ def additive_attention(
       query/kernel (width of queries, features); key/kernel (width of memory, features);
       score/kernel (features, 1).
 
+    Returns:
+      A layer from the dict to means of the memory, (batch, time, width), or (batch, width)
+      for one query.
+
     Raises:
       TypeError: If queries or memory are not float.
       ValueError: If `features` is below 1.

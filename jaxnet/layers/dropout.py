@@ -64,6 +64,9 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
       rate: Fraction of feature maps to drop, in [0, 1).
       name: Name of the layer.
 
+    Returns:
+      A layer from (batch, *space, features) to the same shape.
+
     Raises:
       TypeError: If `rate` is not a number, or the input is not float.
       ValueError: If `rate` is outside [0, 1).
@@ -93,6 +96,9 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
     Args:
       rate: Fraction of examples whose branch is dropped, in [0, 1).
       name: Name of the layer.
+
+    Returns:
+      A layer from (batch, ...) to the same shape.
 
     Raises:
       TypeError: If `rate` is not a number, or the input is not float.

@@ -137,6 +137,9 @@ def learned_positions(
     Params:
       embedding (max_length, features).
 
+    Returns:
+      A layer from a sequence to its sum with the positions, (batch, time, features).
+
     Raises:
       ValueError: If a sequence is longer than `max_length`.
 
@@ -183,6 +186,9 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
 
     Input: x (batch, time, features), features even, or (x, positions) with numbers of the shape of
     x without its last axis.
+
+    Returns:
+      A layer from a sequence to its sum with the positions, (batch, time, features).
 
     Raises:
       TypeError: If the input is not float.

@@ -22,6 +22,9 @@ def polynomial(degree: int, *, name: str = "polynomial") -> Layer:
       degree: Largest degree, at least 1; 1 is the identity.
       name: Name of the layer.
 
+    Returns:
+      A layer from (..., inputs) to the products, (..., outputs).
+
     Raises:
       ValueError: If `degree` is below 1.
       ValueError: If the input does not have a feature axis.
@@ -70,6 +73,9 @@ def rbf(
     Params:
       centers (features, inputs); width ().
 
+    Returns:
+      A layer from (..., inputs) to (..., features), with values in (0, 1].
+
     Raises:
       ValueError: If `features` is below 1, or `width` is not positive.
       ValueError: If the input does not have a feature axis.
@@ -117,6 +123,9 @@ def random_fourier(features: int, bandwidth: float = 1.0, *, name: str = "random
     Params:
       kernel (inputs, features), normal with standard deviation 1 / bandwidth; bias (features,),
       uniform from -π to π.
+
+    Returns:
+      A layer from (..., inputs) to (..., features).
 
     Raises:
       ValueError: If `features` is below 1, or `bandwidth` is not positive.

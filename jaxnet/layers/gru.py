@@ -100,6 +100,10 @@ def gru_cell(
       features, use_bias, reset_after, kernel_init, recurrent_init, bias_init: Options of `gru`.
       name: Name of the layer; by default the name of `gru`, so that both have params of one name.
 
+    Returns:
+      A layer from (h, x_t), (batch, features) and (batch, inputs), to (h, y_t), both (batch,
+      features).
+
     Raises:
       ValueError: If `features` is below 1.
       ValueError: If x is not (batch, inputs), or h does not fit.

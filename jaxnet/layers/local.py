@@ -46,6 +46,9 @@ def locally_connected(
       adjacent; bias (*positions, features). Flax's ConvLocal orders the middle axis as inputs *
       window.
 
+    Returns:
+      A layer from (batch, *space, inputs) to (batch, *positions, features).
+
     Raises:
       ValueError: As in `conv`.
 

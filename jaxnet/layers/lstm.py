@@ -112,6 +112,10 @@ def lstm_cell(
       features, use_bias, kernel_init, recurrent_init, bias_init: Options of `lstm`.
       name: Name of the layer; by default the name of `lstm`, so that both have params of one name.
 
+    Returns:
+      A layer from the carry, a dict of two arrays (batch, features), and x_t (batch, inputs)
+      to the next carry and y_t (batch, features).
+
     Raises:
       ValueError: If `features` is below 1.
       ValueError: If x is not (batch, inputs), or the carry does not fit.

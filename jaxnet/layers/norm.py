@@ -349,6 +349,9 @@ def instance_norm(
     Params:
       scale, bias: (features,).
 
+    Returns:
+      A layer from (batch, *space, features) to the same shape.
+
     Raises:
       ValueError: If the input has fewer than two positions.
 

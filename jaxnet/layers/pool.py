@@ -40,6 +40,9 @@ def max_pool(
       dilation: Distance between the entries of a window, a number or one per axis.
       name: Name of the layer.
 
+    Returns:
+      A layer from (batch, *space, features) to (batch, *windows, features).
+
     Raises:
       ValueError: If the input does not have spatial axes.
       ValueError: If the window is larger than the padded input.
@@ -78,6 +81,9 @@ def avg_pool(
         as PyTorch and Flax do by default; False by the number of entries of the input in the
         window, as TensorFlow does.
       name: Name of the layer.
+
+    Returns:
+      A layer from (batch, *space, features) to (batch, *windows, features).
 
     Raises:
       ValueError: As in `max_pool`.
@@ -136,6 +142,9 @@ def lp_pool(
       dilation: Distance between the entries of a window, a number or one per axis.
       name: Name of the layer.
 
+    Returns:
+      A layer from (batch, *space, features) to (batch, *windows, features).
+
     Raises:
       ValueError: If `p` is below 1.
       ValueError: As in `max_pool`.
@@ -166,6 +175,9 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
     Args:
       size: Number of neighboring features that become one.
       name: Name of the layer.
+
+    Returns:
+      A layer from (..., features) to (..., features / size).
 
     Raises:
       ValueError: If `size` is below 1, or does not divide the features.
@@ -202,6 +214,9 @@ def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_po
       size: Number of outputs, a number for all spatial axes or one per axis.
       name: Name of the layer.
 
+    Returns:
+      A layer from (batch, *space, features) to (batch, *size, features).
+
     Raises:
       ValueError: If the input does not have positions, or `size` does not match its axes.
 
@@ -226,6 +241,9 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
 
     Args:
       name: Name of the layer.
+
+    Returns:
+      A layer from (batch, *space, features) to (batch, features).
 
     Raises:
       ValueError: If the input does not have spatial axes.
@@ -253,6 +271,9 @@ def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
 
     Args:
       name: Name of the layer.
+
+    Returns:
+      A layer from (batch, *space, features) to (batch, features).
 
     Raises:
       ValueError: If the input does not have spatial axes.

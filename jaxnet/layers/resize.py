@@ -47,6 +47,9 @@ def resize(
         than inputs, as Pillow does; for bilinear and bicubic.
       name: Name of the layer.
 
+    Returns:
+      A layer from (batch, *space, features) to (batch, *size, features).
+
     Raises:
       ValueError: If the input does not have spatial axes.
       ValueError: If options do not fit the input or each other.

@@ -34,6 +34,9 @@ def local_response_norm(
       k: Number added to the sum; positive.
       name: Name of the layer.
 
+    Returns:
+      A layer from (..., features) to the same shape.
+
     Raises:
       ValueError: If `size` is below 1, `k` is not positive or `alpha` is negative.
 

@@ -91,6 +91,10 @@ def rnn_cell(
       features, activation, use_bias, kernel_init, recurrent_init, bias_init: Options of `rnn`.
       name: Name of the layer; by default the name of `rnn`, so that both have params of one name.
 
+    Returns:
+      A layer from (h, x_t), (batch, features) and (batch, inputs), to (h, y_t), both (batch,
+      features).
+
     Raises:
       ValueError: If `features` is below 1.
       ValueError: If x is not (batch, inputs), or h does not fit.

@@ -186,6 +186,9 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
       layer: Layer or plain function of arrays.
       name: Name of the new layer; the name of `layer` by default.
 
+    Returns:
+      A layer from a sequence (batch, time, ...) to a sequence of as many steps.
+
     Raises:
       ValueError: If the input is not a sequence.
       ValueError: If the output does not have the axes batch and time.
@@ -227,6 +230,9 @@ def last_step(*, name: str = "last_step") -> Layer:
     Args:
       name: Name of the layer.
 
+    Returns:
+      A layer from a sequence (batch, time, ...) to (batch, ...).
+
     Raises:
       ValueError: If the input is not a sequence.
 
@@ -264,6 +270,10 @@ def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
     Args:
       layers: Layers such as `lstm`, `bidirectional` or `recurrent`, at least one.
       name: Name of the layer.
+
+    Returns:
+      A layer from a sequence to a sequence, in the array or the dict form, as the first layer
+      takes it.
 
     Raises:
       ValueError: If there are no layers.

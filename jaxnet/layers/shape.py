@@ -12,6 +12,9 @@ def flatten(*, name: str = "flatten") -> Layer:
     Args:
       name: Name of the layer.
 
+    Returns:
+      A layer from (batch, ...) to (batch, features).
+
     Example:
       >>> flatten().apply({}, {}, jnp.arange(12.0).reshape(2, 3, 2))[0].tolist()
       [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]]

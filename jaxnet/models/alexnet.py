@@ -23,6 +23,9 @@ def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> L
     Input:
       Images (batch, 227, 227, 3). The paper says 224, which does not give its 55x55 maps.
 
+    Returns:
+      A layer from images to logits (batch, classes).
+
     Example:
       >>> net = alexnet(classes=1000)
       >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 227, 227, 3)))

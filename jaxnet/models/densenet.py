@@ -39,6 +39,9 @@ def densenet(depth: int = 121, classes: int = 1000, *, name: str = "densenet") -
     Input:
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
+    Returns:
+      A layer from images to logits (batch, classes).
+
     Raises:
       ValueError: If `depth` is not one of these.
 

@@ -98,6 +98,9 @@ def efficientnet(
     Input:
       Images (batch, height, width, 3); 224x224 for B0 in the paper, other sizes work as well.
 
+    Returns:
+      A layer from images to logits (batch, classes).
+
     Raises:
       ValueError: If `variant` is not one of these.
       ValueError: If `drop_path_rate` is outside [0, 1).

@@ -61,6 +61,10 @@ def fcn(
     Input:
       Images (batch, height, width, channels); the output is (batch, height, width, classes).
 
+    Returns:
+      A layer from images (batch, height, width, channels) to scores (batch, height, width,
+      classes).
+
     Raises:
       ValueError: If `stride` is not in the taps.
       ValueError: If the strides are not multiples of one another.

@@ -53,6 +53,9 @@ def googlenet(
     Input:
       Images (batch, 224, 224, 3).
 
+    Returns:
+      A layer from images to logits (batch, classes), or to three of these if `auxiliary`.
+
     Example:
       >>> net = googlenet(classes=1000)
       >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))

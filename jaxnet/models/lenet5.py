@@ -21,6 +21,9 @@ def lenet5(classes: int = 10, *, name: str = "lenet5") -> Layer:
     Input:
       Images (batch, 32, 32, channels), or (batch, 28, 28, channels), which are padded with zeros.
 
+    Returns:
+      A layer from images to logits (batch, classes).
+
     Raises:
       ValueError: If the images have the wrong size.
 

@@ -44,6 +44,9 @@ def mobilenet_v2(classes: int = 1000, *, width: float = 1.0, name: str = "mobile
     Input:
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
+    Returns:
+      A layer from images to logits (batch, classes).
+
     Raises:
       ValueError: If `width` is not positive.
 
@@ -95,6 +98,9 @@ def mobilenet_v3(
 
     Input:
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
+
+    Returns:
+      A layer from images to logits (batch, classes).
 
     Raises:
       ValueError: If `variant` is not one of these.

@@ -25,6 +25,9 @@ def perceptron(
     Params:
       kernel (inputs, features); bias (features,).
 
+    Returns:
+      A layer from (batch, inputs) to zeros and ones, (batch, features).
+
     Raises:
       ValueError: If `features` is below 1.
       ValueError: If the input does not have a feature axis.
@@ -67,6 +70,9 @@ def adaline(
 
     Params:
       kernel (inputs, features); bias (features,).
+
+    Returns:
+      A layer from (batch, inputs) to (batch, features).
 
     Raises:
       ValueError: If `features` is below 1.

@@ -31,6 +31,9 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
     Input:
       Images (batch, height, width, channels); 32x32 in the paper, other sizes work as well.
 
+    Returns:
+      A layer from images to logits (batch, classes).
+
     Raises:
       ValueError: If `depth` is not 6 n + 2.
 

@@ -69,6 +69,9 @@ def rnnsearch(
         attention: query, kernel (features, features), and score, kernel (features, 1);
       readout: hidden, output.
 
+    Returns:
+      A layer from the tuple to logits of the next token at each place of the target.
+
     Raises:
       ValueError: If `dropout_rate` is out of range.
       ValueError: If the key is missing in training with dropout.

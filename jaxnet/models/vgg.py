@@ -34,6 +34,9 @@ def vgg(
     Input:
       Images (batch, 224, 224, 3).
 
+    Returns:
+      A layer from images to logits (batch, classes).
+
     Raises:
       ValueError: If `depth` is not one of these.
 

@@ -35,6 +35,9 @@ def with_code(net: Layer) -> Layer:
     Args:
       net: An autoencoder, which calls `m(jn.models.bottleneck, z)` once, on its code.
 
+    Returns:
+      A layer from x to the pair (reconstruction, code).
+
     Raises:
       TypeError: If `net` is not a layer.
       ValueError: At `init` and `apply`, if the net does not have exactly one such call.
@@ -78,6 +81,9 @@ def reconstruction(
         any x, `jn.losses.sigmoid_cross_entropy` for x in [0, 1] and a net that returns logits.
       penalty: Penalty of the parameters, added to the loss; see `jaxnet.penalties`.
 
+    Returns:
+      An objective: a layer from a batch x to an error per example.
+
     Raises:
       TypeError: If `net`, `loss` or `penalty` has the wrong type.
       TypeError: If the batch is not an array.
@@ -105,6 +111,9 @@ def denoising_reconstruction(
       net, loss: As in `reconstruction`.
       corrupt: Function `(key, x) -> x`, such as `masking_noise(0.3)`, or
         `lambda key, x: x + 0.3 * jax.random.normal(key, x.shape)`.
+
+    Returns:
+      An objective: a layer from a batch x to an error per example.
 
     Raises:
       TypeError: As in `reconstruction`.
@@ -141,6 +150,9 @@ def sparse_reconstruction(
         a sigmoid.
       rho: Target mean activation, in (0, 1).
       beta: Weight of the sparsity, at least 0.
+
+    Returns:
+      An objective: a layer from a batch x to a scalar.
 
     Raises:
       TypeError: As in `reconstruction`.

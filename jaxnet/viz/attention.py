@@ -25,6 +25,9 @@ def attention(
       target: Output words.
       title: Title of the figure.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If `weights` are not numbers, or the words are not str.
       ValueError: If the numbers of words do not match the weights, or weights are out of range.

@@ -40,6 +40,9 @@ def boxes(
       names: Names of the classes; their numbers by default.
       columns: Images per row; about square by default.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If an argument has the wrong type.
       ValueError: If a shape does not fit, there are no images, or a class has no name.

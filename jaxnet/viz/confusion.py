@@ -20,6 +20,9 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> Figure:
       matrix: Counts, (classes, classes), as `jn.metrics.confusion` returns them, or fractions.
       names: Names of the classes; 0, 1, 2, ... by default.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If `matrix` is not of numbers, or `names` are not str.
       ValueError: If `matrix` is not square or has negative counts, or if there is not one name per

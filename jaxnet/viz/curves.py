@@ -77,6 +77,9 @@ def curves(panels: Panels, *, xlabel: str = "epoch", x: Any = None) -> Figure:
       x: Places of the values on it, (epochs,); None is 1, 2, ... For a resumed run, pass
         [epoch.number for epoch in epochs].
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If `panels` is not a dict of dicts of numbers.
       ValueError: If there are no metrics, or values have the wrong shape.

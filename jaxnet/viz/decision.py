@@ -37,6 +37,9 @@ def decision(
       columns: Panels per row; about square by default.
       resolution: Number of points along each side of the evaluated grid.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If `predict` is not a function, `x` or `y` is not of numbers, or `names` are not
         str.

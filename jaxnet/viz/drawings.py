@@ -24,6 +24,9 @@ def sliding_window(
       at: Row and column of the marked position in the map.
       strides: Step of the window along both axes, in pixels.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError, ValueError: If an array has the wrong shape, or the position is outside the map.
 
@@ -87,6 +90,9 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> Figu
       steps: Number of steps, at least 2.
       inputs, outputs: Labels of each step, such as letters; x and y with indices by default.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError, ValueError: If there are fewer than 2 steps, or if there is not one label per step.
 
@@ -130,6 +136,9 @@ def lstm_cell() -> Figure:
     """Draw the cell of a long short-term memory: what is forgotten, written and shown.
 
     The memory c passes along the top, changed only by a product and a sum.
+
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
 
     Example:
       >>> figure = lstm_cell()
@@ -192,6 +201,9 @@ def attention_steps(query: str, words: Any, weights: Any) -> Figure:
       query: Word of the query.
       words: Words of the memory.
       weights: Weights of the softmax, (words,), in [0, 1].
+
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
 
     Raises:
       TypeError, ValueError: If there is not one weight per word, or if a weight is outside [0, 1].

@@ -20,6 +20,9 @@ def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | Non
       labels: Classes 0, 1, 2, ..., (examples,); up to 20 have different colors.
       names: Names of the classes; their numbers by default.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If `panels` is not a dict of numbers, or `labels` are not integers, or `names` not
         str.

@@ -23,6 +23,9 @@ def feature_maps(
       most_active: Number of maps to show, from the largest mean absolute value down.
       columns: Maps per row; about square by default.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If an argument is not of numbers.
       ValueError: If a shape does not fit, or there is fewer than one map.

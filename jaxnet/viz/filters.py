@@ -25,6 +25,9 @@ def filters(
         channels).
       columns: Filters per row; about square by default.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If `kernel` is not of numbers.
       ValueError: If `kernel` has the wrong shape, or a dense kernel does not match `shape`.

@@ -30,6 +30,9 @@ def graph(computed: Graph, *, digits: int = 3) -> Figure:
       computed: Graph of `jn.inspect.graph`; legible up to about 25 nodes.
       digits: Number of digits of each value.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If `computed` is not a graph.
       ValueError: If `digits` is below 1.

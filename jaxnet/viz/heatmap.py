@@ -34,6 +34,9 @@ def heatmap(
         transparent at 0 to red.
       side: Side of a cell, in inches.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If an argument has the wrong type.
       ValueError: If a shape does not fit, there are no maps, or the numbers of titles and images

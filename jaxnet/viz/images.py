@@ -18,6 +18,9 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
       titles: List of one title per image, such as "predicted 3, true 5".
       columns: Images per row; about square by default.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If `x` is not of numbers, or `titles` are not str.
       ValueError: If `x` has the wrong shape or no images, or if there is not one title per image.

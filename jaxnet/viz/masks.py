@@ -67,6 +67,9 @@ def masks(
       titles: List of one title per image, such as "mean IoU 0.62".
       alpha: Fraction of the color; the rest is the image.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If an argument has the wrong type.
       ValueError: If numbers or shapes do not match.

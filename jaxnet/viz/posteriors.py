@@ -28,6 +28,9 @@ def posteriors(
       names: Names of the states; their numbers by default.
       steps: Labels of the steps, such as the observed letters; the time by default.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If an argument has the wrong type.
       ValueError: If a shape does not fit, if a probability is outside [0, 1], if a state is

@@ -19,6 +19,9 @@ def receptive(image: Any, fields: ReceptiveFields, paths: Sequence[str] | None =
       paths: Paths of the layers to draw; by default, all layers whose field differs from the
         previous layer's field.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If an argument has the wrong type.
       ValueError: If a path is unknown, or if `image` has another shape.

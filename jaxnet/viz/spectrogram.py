@@ -39,6 +39,9 @@ def spectrogram(
       stride: Frames per step of the posterior.
       hop: Distance between frames in seconds.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If an argument has the wrong type.
       ValueError: If a shape does not fit, a probability is outside [0, 1], a segment is outside the

@@ -35,6 +35,9 @@ def words(
       titles: Titles at the left of each text, such as the predicted class.
       columns: Letters per line, at least 1; a longer text goes on in the next line.
 
+    Returns:
+      The figure of Matplotlib, which a notebook shows.
+
     Raises:
       TypeError: If `rows` or `titles` are not lists of str, or `values` are not numbers.
       ValueError: If the numbers of texts, values and titles do not fit.

@@ -75,11 +75,14 @@ def docstrings_begin_with_an_imperative(text):
     return [] if right else [first]
 
 
-@rule(public, "Sum x.\n-> Array", fine=("Make x.\n-> Layer", "Sum.\n\nReturns:\n  x\n-> Array"))
+@rule(
+    public,
+    "Sum x.\n-> Array",
+    "Make x.\n-> Layer",
+    fine=("Set x.\n-> None", "Sum.\n\nReturns:\n  x\n-> Array"),
+)
 def docstrings_say_what_is_returned(text):
-    """Plots return a figure, and what makes a layer says so in its first lines."""
-    others = r"^-> (?!(?:.*\.)?(?:None|Layer|Figure|Initializer|_empty)$).*"
-    kinds = re.findall(others, text.text, re.M)
+    kinds = re.findall(r"^-> (?!(?:None|_empty)$).*", text.text, re.M)
     return [] if re.search(r"^(Returns|Yields):$", text.text, re.M) else kinds
 
 

@@ -108,6 +108,9 @@ def left_to_right(skips: int = 0) -> Initializer:
     Args:
       skips: Largest number of states passed over in one step, at least 0.
 
+    Returns:
+      An initializer (key, shape, dtype=float32) -> logits (states, states).
+
     Raises:
       ValueError: If `skips` is below 0.
 

@@ -57,6 +57,9 @@ def hmm(
       start (states,) and transition (states, states), logits, one row per current state;
       emission, the params of the emission.
 
+    Returns:
+      A layer from sequences to log-probabilities (batch,).
+
     Raises:
       ValueError: If `states` is below 1, or the emission does not accept the form of x.
 

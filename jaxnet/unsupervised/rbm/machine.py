@@ -60,6 +60,9 @@ def rbm(
     State:
       chain (chains, inputs), unless chains is 0.
 
+    Returns:
+      A layer from (batch, inputs) to probabilities (batch, features).
+
     Raises:
       TypeError: If an argument has the wrong type.
       ValueError: If `features` is below 1, `chains` is below 0, or the input has no batch axis.
@@ -207,6 +210,9 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
       net: Layer `rbm`; the objective has the params and state of the net.
       k: Number of Gibbs steps from the data or from the chains, at least 1.
       visible: Kind of the visible units, as in the net.
+
+    Returns:
+      An objective: a layer from a batch (n, inputs) to the error and the metric.
 
     Raises:
       ValueError: If `k` is below 1.
