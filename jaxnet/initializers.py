@@ -51,12 +51,13 @@ def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str)
         raise ValueError(f"initializers: the shape {shape} has {size} entries, more than fit")
     count = max(1, -(-size // _BLOCK))
     draw = partial(_block, distribution=distribution, dtype=dtype)
-    if checks.is_traced(key):
+    first = draw(*fold_paths(key, [(0,)]))
+    if checks.is_traced(first):  # by the key, or inside `jit`
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
         samples = jax.vmap(draw)(keys).reshape(-1)
     else:
-        keys = fold_paths(key, [(number,) for number in range(count)])
-        samples = np.concatenate([np.asarray(draw(each)) for each in keys])
+        keys = fold_paths(key, [(number,) for number in range(1, count)])
+        samples = np.concatenate([np.asarray(first), *(np.asarray(draw(each)) for each in keys)])
     return samples[:size].reshape(shape)
 
 

@@ -45,6 +45,7 @@ def test_same_under_jit_vmap_and_eager():
     eager = draw(KEY)
     np.testing.assert_allclose(jax.jit(draw)(KEY), eager, rtol=1e-6)
     np.testing.assert_allclose(jax.vmap(draw)(KEY[None])[0], eager, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda: draw(KEY))(), eager, rtol=1e-6)
     assert jax.eval_shape(draw, KEY).shape == shape
 
 

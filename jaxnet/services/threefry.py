@@ -66,8 +66,8 @@ def _words(key: jax.Array) -> tuple[int, int] | None:
         return None
     if str(jax.random.key_impl(key)) != THREEFRY:
         return None
-    data = jax.random.key_data(key)
-    if data.shape != (2,) or not jax.sharding.get_abstract_mesh().empty:
+    data = jax.random.key_data(key)  # traced inside `jit`, even if the key is not
+    if is_traced(data) or data.shape != (2,) or not jax.sharding.get_abstract_mesh().empty:
         return None
     if data.committed or len(data.devices()) > 1:
         return None

@@ -41,6 +41,22 @@ def test_every_kind_of_key(name):
         assert np.array_equal(words(found), words(expected))
 
 
+@pytest.mark.parametrize("name", KEYS)
+def test_a_known_key_inside_a_program(name):
+    """Inside `jit`, whatever is computed from a key is traced, even if its value is known."""
+    key = KEYS[name]()
+    expected = words(fold_in(key, 3))
+
+    def folded(x):
+        return jax.random.key_data(fold_in(key, 3)), x
+
+    found, _ = jax.jit(folded)(1.0)
+    assert np.array_equal(found, expected)
+    _, (found, _) = jax.lax.scan(lambda carry, x: (carry, folded(x)), 0, jnp.ones(2))
+    assert np.array_equal(found[1], expected)
+    assert np.array_equal(jax.vmap(folded)(jnp.ones(2))[0][0], expected)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_random_keys_and_numbers(seed):
     draw = np.random.default_rng(seed)
