@@ -117,11 +117,15 @@ def test_a_part_that_is_none_is_an_error(part, pytestconfig, monkeypatch):
 def test_every_mark_is_selected_by_a_command_of_ci(pytestconfig):
     """What is selected by no command is run by nobody, and fails without anybody noticing."""
     commands = (ROOT / ".ci" / "run").read_text()
-    selects = {"slow": r'pytest .*-m "not long"', "long": r'pytest -m long -k "not size_colab"'}
+    selects = {
+        "slow": r'pytest .*-m "not long"',
+        "long": r'pytest -m long -k "not size_colab and not test_toys"',
+    }
     options = pytestconfig.getini("addopts")
     assert options[options.index("-m") + 1] == f"not {' and not '.join(selects)}"
     for mark, command in selects.items():
         assert re.search(command, commands), mark
+    assert re.search(r"pytest .*-m long tests/docs/test_toys.py", commands)
     for page in (".ci/run", "CONTRIBUTING.md"):
         assert "XLA_FLAGS= pytest -m long -k size_colab" in (ROOT / page).read_text()
 
