@@ -171,11 +171,25 @@ def build():
     return *started(jn.dense(1), data, optax.squared_error, optax.sgd(0.01)), data
 
 
+@pytest.fixture
+def heard():
+    """Take a signal that the process ignores, as under nohup, for the time of a test."""
+    before = {}
+
+    def hear(number):
+        before[number] = signal.signal(number, signal.SIG_DFL)
+
+    yield hear
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
     ("stream", "number"),
     [(False, signal.SIGTERM), (True, signal.SIGTERM), (False, signal.SIGHUP)],
 )
-def test_the_run_saves_and_ends(tmp_path, stream, number):
+def test_the_run_saves_and_ends(tmp_path, stream, number, heard):
+    heard(number)
     trainer, train_state, data = build()
     if stream:
         data = Batches(*[tuple(a[i : i + 4] for a in data) for i in range(0, 64, 4)])
