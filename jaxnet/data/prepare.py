@@ -14,6 +14,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,12 @@ def _say_nothing() -> None:
 
 def _check_catalog(who: str, name: str, tfds: Any) -> None:
     if name not in tfds.list_builders(with_community_datasets=False):
+        hidden = ""
+        if find_spec("tensorflow") is None:  # datasets whose modules import it are not listed
+            hidden = f" If {name} is one of these, run pip install tensorflow once, to prepare it."
         raise ValueError(
-            f"{who}: there is no dataset {name!r}; jaxnet has {', '.join(BUILDERS)}, and {CATALOG} "
-            f"lists the datasets of TensorFlow Datasets.{instead_of([name])}"
+            f"{who}: there is no dataset {name!r} here; jaxnet has {', '.join(BUILDERS)}, and "
+            f"{CATALOG} lists the datasets of TensorFlow Datasets.{hidden}{instead_of([name])}"
         )
     try:
         importlib.import_module("tensorflow")

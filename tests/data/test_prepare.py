@@ -84,8 +84,17 @@ def test_unknown_names(tmp_path, capsys):
     words = "prepare: unknown dataset minst, camvit; choose from bccd, camvid, cifar10"
     assert fails(capsys, "minst", "camvid", "camvit", "--data-dir", str(tmp_path)).startswith(words)
     assert not os.listdir(tmp_path)
-    with pytest.raises(ValueError, match="tfds.load: there is no dataset 'minst'; jaxnet has camv"):
+    with pytest.raises(ValueError, match="there is no dataset 'minst' here; jaxnet has camv"):
         tfds.load("minst", "train", data_dir=tmp_path, download=True)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_datasets_that_need_tensorflow_to_be_listed(installed, tmp_path, monkeypatch):
+    """TensorFlow Datasets leaves out those whose modules import it, such as glue."""
+    monkeypatch.setattr(prepare, "find_spec", lambda name: name if installed else None)
+    with pytest.raises(ValueError, match="there is no dataset 'minst' here") as error:
+        tfds.load("minst", "train", data_dir=tmp_path, download=True)
+    assert ("run pip install tensorflow once" in str(error.value)) == (not installed)
 
 
 @pytest.mark.parametrize(("name", "other"), [
