@@ -2,10 +2,13 @@
 
     python -m colab.render --size tiny
     python -m colab.render --only 02 05 --keep
+    python -m colab.render --only 21 --size full --keep
 
 Writes runs/notebooks/SIZE/NAME.html, and NAME_01.png, NAME_02.png, ... beside it. With --keep, the
 outputs also go into the notebooks themselves, with smaller pictures, so that they can be read
-without running them; a test fails for a notebook that was changed since.
+without running them; a test fails for a notebook that was changed since. With --size full, --keep
+leaves the outputs of size colab, and puts pictures of the long run into the text that shows them:
+![](attachment:NAME.png) is the picture of the cell whose id is NAME.
 """
 
 import base64
@@ -22,6 +25,7 @@ from typing import Any, Literal
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "colab"
+ATTACHED = re.compile(r"\]\(attachment:([\w-]+)\.png\)")  # in Markdown, by the id of a cell
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ def render(path: Path, folder: Path, size: str, keep: bool = False) -> list[Path
       path: of the notebook.
       folder: of the page and the pictures.
       size: "tiny", "colab" or "full".
-      keep: whether to write the outputs into the notebook too.
+      keep: whether to write the outputs into the notebook too; of size "full" only the pictures
+        that its text shows.
 
     Raises:
       ImportError: if the packages that run notebooks are not installed.
@@ -79,7 +84,9 @@ def render(path: Path, folder: Path, size: str, keep: bool = False) -> list[Path
     for number, picture in enumerate(pictures, 1):
         files.append(folder / f"{path.stem}_{number:02d}.png")
         files[-1].write_bytes(base64.b64decode(picture))
-    if keep:
+    if keep and size == "full":
+        keep_pictures(path, book)
+    elif keep:
         keep_outputs(path, book)
     return files
 
@@ -99,6 +106,29 @@ def keep_outputs(path: Path, run: Any) -> None:
     if found := [folder for folder in folders if folder and folder in json.dumps(book)]:
         raise ValueError(f"{path.name}: an output names {found[0]}, a folder of this machine")
     book["metadata"].setdefault("jaxnet", {})["sources"] = sources_hash(book)
+    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def keep_pictures(path: Path, run: Any) -> None:
+    """Attaches pictures of a run to the text of a notebook that shows them.
+
+    Raises:
+      ValueError: if the text shows the picture of a cell that drew none.
+    """
+    book = json.loads(path.read_text(encoding="utf-8"))
+    drawn = {
+        cell["id"]: small(json.loads(json.dumps(output)))["data"]["image/png"]
+        for cell in run.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    }
+    for cell in book["cells"]:
+        for name in ATTACHED.findall("".join(cell["source"])):
+            if name not in drawn:
+                raise ValueError(
+                    f"{path.name}: {cell['id']} shows {name}, a cell without a picture"
+                )
+            cell.setdefault("attachments", {})[f"{name}.png"] = {"image/png": drawn[name]}
     path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

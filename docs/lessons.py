@@ -138,9 +138,19 @@ def page(path: Path, folder: Path, repository: str) -> str:
         if cell["cell_type"] == "code":
             parts.append(code(cell, f"{path.stem}_{i:03}", folder))
         else:
-            text = "".join(cell["source"])
+            text = with_pictures(cell, path.stem, folder)
             parts.append(unfolded(text) if "<details>" in text else text)
     return "\n\n".join(parts) + "\n"
+
+
+def with_pictures(cell: dict[str, Any], name: str, folder: Path) -> str:
+    """The text of a cell; its attached pictures become files that begin with the name."""
+    text = "".join(cell["source"])
+    for attached, data in cell.get("attachments", {}).items():
+        file = f"{name}_{attached}"
+        (folder / file).write_bytes(base64.b64decode(data["image/png"]))
+        text = text.replace(f"](attachment:{attached})", f"]({file}){{ loading=lazy }}")
+    return text
 
 
 def unfolded(text: str) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colab.render import Config, keep_outputs, render, run, sources_hash
+from colab.render import Config, keep_outputs, keep_pictures, render, run, sources_hash
+from docs.lessons import with_pictures
 
 CODE = """import os, sys
 import jaxnet as jn
@@ -103,6 +104,31 @@ def test_a_folder_of_this_machine_is_not_kept(tmp_path: Path):
     with pytest.raises(ValueError, match="01_small.ipynb: an output names .*, a folder of this"):
         keep_outputs(path, ran)
     assert path.read_bytes() == before
+
+
+def picture(color: tuple[int, int, int]) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), color).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_pictures_of_a_long_run_are_attached_to_the_text(tmp_path: Path):
+    outputs = [{"output_type": "stream", "text": "short"}]
+    code = {"cell_type": "code", "id": "made", "source": "", "outputs": outputs}
+    text = {"cell_type": "markdown", "id": "text", "source": ["![Digits](attachment:made.png)"]}
+    path = tmp_path / "01_small.ipynb"
+    path.write_text(json.dumps({"cells": [code, text], "metadata": {}}))
+    drawn = {"output_type": "display_data", "data": {"image/png": picture((255, 0, 0))}}
+    keep_pictures(path, SimpleNamespace(cells=[code | {"outputs": [drawn]}, text]))
+    kept = json.loads(path.read_text())["cells"]
+    assert kept[0] == code  # with the outputs of the short run
+    attached = base64.b64decode(kept[1]["attachments"]["made.png"]["image/png"])
+    assert Image.open(io.BytesIO(attached)).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    page = with_pictures(kept[1], "01_small", tmp_path)
+    assert page == "![Digits](01_small_made.png){ loading=lazy }"
+    assert (tmp_path / "01_small_made.png").read_bytes() == attached
+    with pytest.raises(ValueError, match="text shows made, a cell without a picture"):
+        keep_pictures(path, SimpleNamespace(cells=[code, text]))
 
 
 def test_it_goes_on_after_a_notebook_that_fails(tmp_path: Path, monkeypatch, capsys):
