@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ class Config:
     """file that ends in .gguf, of a decoder"""
     text: Path = Path("LICENSE")
     """text to continue, in English"""
-    batches: tuple[int, ...] = (1, 8)
-    """numbers of prompts; llama.cpp runs with one"""
+    batches: tuple[int, ...] = (1, 4, 16)
+    """numbers of prompts, which are continued together"""
     prompt: int = 256
     """tokens of each prompt"""
     length: int = 64
@@ -83,34 +84,94 @@ def jaxnet(config: Config, numbers: str) -> tuple[Run, int]:
     return run, sum(leaf.nbytes for leaf in jax.tree.leaves(params))
 
 
-def llama_cpp(config: Config, numbers: str) -> tuple[Run, int]:
-    """Return a function from a prompt to tokens, and the bytes of its file."""
+def rewritten(file: Path, numbers: str, folder: str) -> Path:
+    """Return the file with other numbers, which llama.cpp's own tool writes into a folder."""
     import llama_cpp
 
+    if numbers not in TYPES:
+        return file
+    written = Path(folder, "model.gguf")
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype, options.allow_requantize = TYPES[numbers], True
+    if llama_cpp.llama_model_quantize(os.fsencode(file), os.fsencode(written), options):
+        raise RuntimeError(f"llama.cpp did not write {numbers}")
+    return written
+
+
+@cache
+def silence() -> Any:
+    """Return a function that prints nothing; the cache keeps it for as long as it may be called."""
+    import llama_cpp
+
+    return llama_cpp.llama_log_callback(lambda *_: None)
+
+
+class Slots:
+    """llama.cpp's own parallel decoding: a sequence per prompt, and one call for all of them.
+
+    Args:
+      model: The model as llama.cpp has it.
+      rows: Number of prompts.
+      longest: Largest number of tokens of a sequence.
+    """
+
+    def __init__(self, model: Any, rows: int, longest: int):
+        import llama_cpp
+
+        self.library, self.rows = llama_cpp, rows
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx = rows * longest
+        options.n_batch = options.n_ctx
+        options.n_seq_max = rows
+        options.n_threads = options.n_threads_batch = os.cpu_count()
+        self.context = llama_cpp.llama_init_from_model(model, options)
+        if not self.context:
+            raise RuntimeError(f"llama.cpp made no context of {options.n_ctx} tokens")
+        self.tokens = llama_cpp.llama_batch_init(rows * longest, 0, 1)
+        vocabulary = llama_cpp.llama_model_get_vocab(model)
+        self.words = llama_cpp.llama_vocab_n_tokens(vocabulary)
+
+    def next(self, columns: np.ndarray, start: int) -> np.ndarray:
+        """Read tokens (rows, time), the first at `start`; return the likeliest next, (rows,)."""
+        given, last = self.tokens, columns.shape[1] - 1
+        given.n_tokens = columns.size
+        for i, (row, at) in enumerate(np.ndindex(columns.shape)):
+            given.token[i], given.pos[i] = columns[row, at], start + at
+            given.n_seq_id[i], given.seq_id[i][0] = 1, row
+            given.logits[i] = at == last
+        if self.library.llama_decode(self.context, given):
+            raise RuntimeError("llama.cpp did not read the tokens")
+        ends = [row * columns.shape[1] + last for row in range(len(columns))]
+        found = (self.library.llama_get_logits_ith(self.context, i) for i in ends)
+        return np.array([np.ctypeslib.as_array(f, (self.words,)).argmax() for f in found])
+
+    def generate(self, prompts: np.ndarray, length: int) -> np.ndarray:
+        """Continue prompts (rows, time) greedily, (rows, length)."""
+        memory = self.library.llama_get_memory(self.context)
+        self.library.llama_memory_clear(memory, True)
+        made = [self.next(prompts, 0)]
+        for at in range(length - 1):
+            made.append(self.next(made[-1][:, None], prompts.shape[1] + at))
+        return np.stack(made, 1)
+
+
+def llama_cpp(config: Config, numbers: str) -> tuple[Run, int]:
+    """Return a function from prompts to tokens, and the bytes of the file."""
+    import llama_cpp as library
+
+    library.llama_log_set(silence(), None)
     with tempfile.TemporaryDirectory() as folder:
-        file = config.file
-        if numbers in TYPES:
-            file = Path(folder, "model.gguf")
-            options = llama_cpp.llama_model_quantize_default_params()
-            options.ftype, options.allow_requantize = TYPES[numbers], True
-            paths = [os.fsencode(path) for path in (config.file, file)]
-            if llama_cpp.llama_model_quantize(*paths, options):
-                raise RuntimeError(f"llama.cpp did not write {numbers}")
-        threads, size = os.cpu_count(), file.stat().st_size
-        net = llama_cpp.Llama(
-            str(file),
-            n_ctx=config.prompt + config.length,
-            n_threads=threads,
-            n_threads_batch=threads,
-            verbose=False,
-            use_mmap=False,
-        )
+        file = rewritten(config.file, numbers, folder)
+        size, options = file.stat().st_size, library.llama_model_default_params()
+        options.use_mmap = False
+        model = library.llama_model_load_from_file(os.fsencode(file), options)
+    slots: dict[int, Slots] = {}
 
     def run(prompts: np.ndarray, length: int) -> np.ndarray:
-        (prompt,) = prompts.tolist()
-        net.reset()
-        tokens = net.generate(prompt, temp=0.0, repeat_penalty=1.0, reset=False)
-        return np.array([[next(tokens) for _ in range(length)]])
+        rows = len(prompts)
+        if rows not in slots:
+            slots[rows] = Slots(model, rows, config.prompt + config.length)
+        return slots[rows].generate(prompts, length)
 
     return run, size
 
@@ -202,44 +263,53 @@ def prompts_of(config: Config, batch: int) -> np.ndarray:
     return np.array(ids[: batch * config.prompt]).reshape(batch, config.prompt)
 
 
+def print_rates(one: Writer, rates: np.ndarray, same: int, of: int) -> None:
+    """Print the median of the rates (2, rounds) of a program, and the range."""
+    texts = (f"{np.median(r):.1f} ({r.min():.1f} to {r.max():.1f})" for r in rates)
+    words = f"tokens/s; {same} of {of} as jaxnet in float32"
+    print(f"  {one.library}, {one.numbers}, {one.size / 1e6:.1f} MB:", *texts, words, flush=True)
+
+
+def print_ratio(one: Writer, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Print how many times as fast jaxnet reads a prompt, and writes, with 95% intervals."""
+    for mine, other in zip(ours, theirs, strict=True):
+        middle, low, high = bootstrap(list(mine), list(other))
+        ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        print(f"  jaxnet / {one.library}, {one.numbers}: {ratio}")
+
+
+def take_turns(
+    writers: list[Writer], config: Config, batch: int
+) -> tuple[dict[Writer, np.ndarray], dict[Writer, np.ndarray]]:
+    """Return the tokens, and the rates (2, rounds) of prompt and tokens, of those that can run."""
+    prompts = prompts_of(config, batch)
+    first = {one: answer[2] for one in writers if (answer := one.ask(prompts))}
+    seconds: dict[Writer, list] = {one: [] for one in first}
+    for _ in range(config.rounds):
+        for one in first:
+            if answer := one.ask(prompts):
+                seconds[one].append(answer[:2])
+    counts = batch * np.array([[config.prompt], [1]])
+    return first, {one: counts / np.array(each).T for one, each in seconds.items() if each}
+
+
 def run(config: Config) -> dict[tuple[int, str, str], np.ndarray]:
     """Measure, print, and return rates (2, rounds) by number of prompts, library and numbers."""
     writers = [Writer(library, each, config) for library in PROGRAMS for each in PROGRAMS[library]]
     found = {}
     try:
         for batch in config.batches:
-            prompts, before = prompts_of(config, batch), load()
-            some = [one for one in writers if batch == 1 or one.library != "llama.cpp"]
-            first = {one: answer for one in some if (answer := one.ask(prompts))}
-            samples: dict[Writer, list] = {one: [] for one in first}
-            for _ in range(config.rounds):
-                for one in first:
-                    if answer := one.ask(prompts):
-                        samples[one].append(answer[:2])
+            before = load()
+            tokens, rates = take_turns(writers, config, batch)
             print(f"{batch} prompts, load {before:.1f} to {load():.1f}:")
-            (wanted, *_), *_ = (a[2:] for one, a in first.items() if one.numbers == "float32")
-            for one, seconds in samples.items():
-                rates = batch * np.array([[config.prompt], [1]]) / np.array(seconds).T
-                found[batch, one.library, one.numbers] = rates
-                texts = (f"{np.median(r):.1f} ({r.min():.1f} to {r.max():.1f})" for r in rates)
-                same = (first[one][2] == wanted).sum()
-                print(
-                    f"  {one.library}, {one.numbers}, {one.size / 1e6:.1f} MB:",
-                    *texts,
-                    f"tokens/s; {same} of {wanted.size} as jaxnet in float32",
-                    flush=True,
-                )
-            for one in samples:
+            (wanted, *_) = (made for one, made in tokens.items() if one.numbers == "float32")
+            for one, each in rates.items():
+                found[batch, one.library, one.numbers] = each
+                print_rates(one, each, (tokens[one] == wanted).sum(), wanted.size)
+            for one, each in rates.items():
                 ours = found.get((batch, "jaxnet", PAIRS.get(one.numbers, one.numbers)))
                 if one.library != "jaxnet" and ours is not None:
-                    for mine, other in zip(
-                        ours, found[batch, one.library, one.numbers], strict=True
-                    ):
-                        middle, low, high = bootstrap(list(mine), list(other))
-                        print(
-                            f"  jaxnet / {one.library}, {one.numbers}: "
-                            f"{middle:.2f} ({low:.2f} to {high:.2f})"
-                        )
+                    print_ratio(one, ours, each)
         for one in writers:
             if one.note:
                 print(f"{one.library}, {one.numbers}: {one.note}")
