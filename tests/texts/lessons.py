@@ -30,7 +30,7 @@ ELSEWHERE = {
     "07": "700 92% 0.63",  # digits at size tiny; arithmetic of the convolutions; a 30th root
     "08": "70",  # a joke of the picture
     "09": "200 200 36 701 0.04",  # 5 * 5 * 8; 6 * 6; size of a dataset; a difference
-    "10": "364 72 8.5",  # sizes of a dataset; the end of a curve
+    "10": "364 72 7.5 7.6 8.5 8.5",  # sizes of a dataset; the ends of curves
     "11": "44% 0.25 0.39",  # groups that never occurred; differences
     "13": "26% 20.7% 18.4% 17.7% 3,000 20 2,500",  # published; datasets and their features
     "16": "0.29",  # differences
